@@ -1,1 +1,15 @@
-//! placeholder
+//! What every program here does around its actual work: read settings, tell how it is doing, stop in order.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`settings`] | flags and environment as one thing, errors that name the setting, the strict checks of a start |
+//! | [`shutdown`] | [`Shutdown`]: drain, then abort; tasks and services whose end is noticed |
+//! | [`readiness`] | [`Readiness`]: may this process be sent work? |
+
+pub mod readiness;
+pub mod settings;
+pub mod shutdown;
+
+pub use readiness::Readiness;
+pub use settings::{CommonSettings, Endpoints, Service, SettingError};
+pub use shutdown::{Failure, Shutdown};
