@@ -65,12 +65,12 @@ pub fn eventually<O: Outcome>(
         let deadline = Instant::now() + timeout;
         let mut last = "it was never answered".to_owned();
         loop {
-            match tokio::time::timeout_at(deadline, condition()).await.map(Outcome::found) {
-                Ok(Ok(found)) => return found,
-                Ok(Err(why)) => last = why,
-                Err(_elapsed) => {
-                    panic!("{caller}: not within {timeout:?}: a look did not return; before that, {last}")
-                }
+            let Ok(answer) = tokio::time::timeout_at(deadline, condition()).await else {
+                panic!("{caller}: not within {timeout:?}: a look did not return; before that, {last}");
+            };
+            match answer.found() {
+                Ok(found) => return found,
+                Err(why) => last = why,
             }
             assert!(Instant::now() < deadline, "{caller}: not within {timeout:?}: {last}");
             tokio::time::sleep(PAUSE).await;
