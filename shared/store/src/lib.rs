@@ -1,1 +1,19 @@
-//! placeholder
+//! What the services' stores are made of. A store is a trait of the service that owns the data; this crate
+//! holds only what they have in common.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`sqlite`] | [`SqliteDb`]: one embedded database file, many readers, one writer with group commit |
+//! | [`error`] | [`StoreError`], and [`classify`]: what an SQL error means, whatever the backend |
+//! | [`audit`] | the audit chain: sealing, verification, and its storage in memory and in SQLite |
+//! | [`time`] | how instants are stored: whole microseconds, UTC |
+
+#![warn(missing_docs)]
+
+pub mod audit;
+pub mod error;
+pub mod sqlite;
+pub mod time;
+
+pub use error::{SqlErrorClass, StoreError, classify};
+pub use sqlite::{OpenError, SqliteDb};
