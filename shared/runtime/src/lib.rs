@@ -3,13 +3,19 @@
 //! | module | holds |
 //! |---|---|
 //! | [`settings`] | flags and environment as one thing, errors that name the setting, the strict checks of a start |
+//! | [`telemetry`] | logs, traces, and the metrics behind `/metrics` |
 //! | [`shutdown`] | [`Shutdown`]: drain, then abort; tasks and services whose end is noticed |
 //! | [`readiness`] | [`Readiness`]: may this process be sent work? |
+//! | [`program`] | [`run`]: what surrounds the services of a process, from its first log line to its exit code |
 
+pub mod program;
 pub mod readiness;
 pub mod settings;
 pub mod shutdown;
+pub mod telemetry;
 
+pub use program::run;
 pub use readiness::Readiness;
 pub use settings::{CommonSettings, Endpoints, Service, SettingError};
 pub use shutdown::{Failure, Shutdown};
+pub use telemetry::Telemetry;

@@ -199,17 +199,19 @@ mod tests {
 
     use super::*;
 
-    const NEVER: std::future::Pending<Result<(), anyhow::Error>> = std::future::pending();
+    fn never() -> std::future::Pending<Result<(), anyhow::Error>> {
+        std::future::pending()
+    }
 
     #[tokio::test(start_paused = true)]
     async fn waits_for_tasks_that_end_by_themselves() {
         let shutdown = Shutdown::new();
         let (draining, finished) = (shutdown.draining(), Arc::new(AtomicBool::new(false)));
-        let finishes = Arc::clone(&finished);
+        let done = Arc::clone(&finished);
         shutdown.spawn("finishes", async move {
             draining.await;
             tokio::time::sleep(Duration::from_secs(3)).await;
-            finishes.store(true, Ordering::SeqCst);
+            done.store(true, Ordering::SeqCst);
         });
         shutdown.spawn("has little to do", async {});
         assert!(!shutdown.is_draining());
@@ -222,9 +224,9 @@ mod tests {
     async fn drops_tasks_that_do_not_end_when_aborted() {
         let shutdown = Shutdown::new();
         shutdown.spawn("never ends", std::future::pending());
-        shutdown.spawn_service("serves", NEVER);
+        shutdown.spawn_service("serves", never());
         shutdown.trigger();
-        let early = tokio::time::timeout(Duration::from_secs(60), shutdown.wait()).await;
+        let early = tokio::time::timeout(Duration::from_mins(1), shutdown.wait()).await;
         assert!(early.is_err(), "wait() must not end while a task runs");
         shutdown.abort();
         shutdown.wait().await.unwrap();
@@ -234,7 +236,7 @@ mod tests {
     async fn the_grace_bounds_the_first_phase() {
         let grace = Duration::from_secs(20);
         let shutdown = Shutdown::on_signals(grace).unwrap();
-        shutdown.spawn_service("never ends", NEVER);
+        shutdown.spawn_service("never ends", never());
         let begin = tokio::time::Instant::now();
         shutdown.trigger();
         shutdown.wait().await.unwrap();
@@ -244,7 +246,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_an_early_end_and_a_panic_each_stop_everything_and_say_why() {
-        let cases: [(fn() -> Result<(), anyhow::Error>, &str); 3] = [
+        let cases: [(fn() -> anyhow::Result<()>, &str); 3] = [
             (
                 || Err(anyhow::anyhow!("disk full").context("cannot write")),
                 "db failed: cannot write: disk full",

@@ -102,7 +102,7 @@ pub struct CommonSettings {
     #[arg(long, env = "PULSE_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "1024")]
     pub max_in_flight: NonZeroUsize,
 
-    /// What is logged: a level, or levels by module, such as info,pulse_lifecycle=debug.
+    /// What is logged: a level, or levels by module, such as `info,pulse_lifecycle=debug`.
     #[arg(long, env = "PULSE_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 

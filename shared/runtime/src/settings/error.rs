@@ -68,10 +68,12 @@ impl fmt::Display for SettingError {
 
 impl std::error::Error for SettingError {}
 
-/// `PULSE_DATA_DIR (--data-dir)`.
-pub(super) fn name(env: &str) -> String {
-    let flag = env.strip_prefix("PULSE_").unwrap_or(env).to_ascii_lowercase().replace('_', "-");
-    format!("{env} (--{flag})")
+/// `PULSE_DATA_DIR (--data-dir)`; what is not this project's own has no flag.
+fn name(env: &str) -> String {
+    env.strip_prefix("PULSE_").map_or_else(
+        || env.to_owned(),
+        |name| format!("{env} (--{})", name.to_ascii_lowercase().replace('_', "-")),
+    )
 }
 
 /// The value in quotes, with anything escaped that would break the line.

@@ -44,6 +44,9 @@ mod listener;
 mod parse;
 mod values;
 
+#[cfg(test)]
+mod tests;
+
 pub use common::{CommonSettings, LogFormat};
 pub use endpoints::{Endpoints, Service};
 pub use error::SettingError;

@@ -159,7 +159,7 @@ fn display_name(arg: &Arg) -> String {
 }
 
 fn help(arg: &Arg) -> String {
-    arg.get_help().map(ToString::to_string).unwrap_or_else(|| "see --help".into())
+    arg.get_help().map_or_else(|| "see --help".into(), ToString::to_string)
 }
 
 /// The argument that clap names as `--flag <VALUE>`, in the command or one below it.

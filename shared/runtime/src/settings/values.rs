@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn a_duration_has_a_unit() {
-        assert_eq!(duration("60s").unwrap(), Duration::from_secs(60));
-        assert_eq!(duration("1h 30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("60s").unwrap(), Duration::from_mins(1));
+        assert_eq!(duration("1h 30m").unwrap(), Duration::from_mins(90));
         assert_eq!(duration("0s").unwrap(), Duration::ZERO);
-        assert_eq!(positive_duration("5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(positive_duration("5m").unwrap(), Duration::from_mins(5));
         for text in ["", "60", "-1s", "1 parsec", "s", "99999999999999999999y"] {
             assert!(duration(text).is_err() && positive_duration(text).is_err(), "{text:?}");
         }

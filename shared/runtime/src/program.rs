@@ -1,0 +1,85 @@
+//! [`run`]: what surrounds the services of a process, from its first log line to its exit code.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+
+use crate::{CommonSettings, SettingError, Shutdown, Telemetry, settings::bind};
+
+/// The process could not start, or did not go on.
+const FAILED: u8 = 1;
+
+/// Runs a process: starts telemetry, lets `start` open stores and listeners and spawn services with
+/// [`Shutdown::spawn_service`], then waits for a signal or a failure, and stops in order. `name` is the program's.
+///
+/// Exits with 0 after a signal, with 2 and one line on stderr when a setting stops the start, and with 1 and the
+/// cause when it cannot start otherwise, or when a service fails, panics or ends early.
+///
+/// ```no_run
+/// # use pulse_runtime::{CommonSettings, Shutdown, run, settings};
+/// # #[derive(clap::Parser)] struct Config { #[command(flatten)] common: CommonSettings }
+/// # async fn serve(listener: tokio::net::TcpListener, shutdown: Shutdown) -> anyhow::Result<()> { Ok(()) }
+/// #[tokio::main]
+/// async fn main() -> std::process::ExitCode {
+///     let config: Config = settings::parse();
+///     run("pulse-lifecycle", &config.common, async |shutdown| {
+///         let addr = "127.0.0.1:50054".parse()?;
+///         let listener = settings::bind("PULSE_LIFECYCLE_ADDR", addr).await?;
+///         shutdown.spawn_service("lifecycle", serve(listener, shutdown.clone()));
+///         Ok(())
+///     })
+///     .await
+/// }
+/// ```
+pub async fn run(
+    name: &'static str,
+    common: &CommonSettings,
+    start: impl AsyncFnOnce(&Shutdown) -> anyhow::Result<()>,
+) -> ExitCode {
+    let mut telemetry = match Telemetry::start(name, common) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return refuse(&error.into()),
+    };
+    let exit_code = match begin(common, &mut telemetry, start).await {
+        Ok(shutdown) => finish(&shutdown).await,
+        Err(error) => refuse(&error),
+    };
+    telemetry.shutdown().await;
+    exit_code
+}
+
+async fn begin(
+    common: &CommonSettings,
+    telemetry: &mut Telemetry,
+    start: impl AsyncFnOnce(&Shutdown) -> anyhow::Result<()>,
+) -> anyhow::Result<Shutdown> {
+    let shutdown = Shutdown::on_signals(common.shutdown_grace).context("cannot listen to signals")?;
+    telemetry.serve_metrics(bind("PULSE_METRICS_ADDR", common.metrics_addr).await?);
+    tokio::select! {
+        started = start(&shutdown) => started?,
+        () = shutdown.aborted() => {}
+    }
+    Ok(shutdown)
+}
+
+async fn finish(shutdown: &Shutdown) -> ExitCode {
+    match shutdown.wait().await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tracing::error!(cause = %failure, "stopped by a failure");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Says in one line why there is no start.
+fn refuse(error: &anyhow::Error) -> ExitCode {
+    let setting = error.downcast_ref::<SettingError>();
+    let line = setting.map_or_else(|| format!("cannot start: {error:#}"), ToString::to_string);
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "{}", line.replace('\n', " "));
+    ExitCode::from(setting.map_or(FAILED, SettingError::exit_code))
+}
