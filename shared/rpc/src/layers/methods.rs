@@ -1,0 +1,103 @@
+//! The methods that a server has. Labels and span names come from this table alone, so that paths made up by
+//! callers can neither grow a metric nor forge a name.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Histogram, Meter},
+};
+use tonic::Code;
+
+/// What stands for a service or method that does not exist (OpenTelemetry semantic conventions).
+const OTHER: &str = "_OTHER";
+
+/// How many gRPC codes there are, `OK` to `UNAUTHENTICATED`.
+const CODES: i32 = 17;
+
+/// Upper bounds of the buckets, in seconds (OpenTelemetry semantic conventions for HTTP and RPC durations).
+const BUCKETS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
+
+/// A service by its full protobuf name, and its methods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Such as `pulse.billing.v1.EntitlementService`.
+    pub name: String,
+    /// Such as `GetEntitlements`.
+    pub methods: Vec<String>,
+}
+
+/// One method, with the label sets of its durations made in advance.
+#[derive(Debug)]
+pub struct Method {
+    /// The full name of the service.
+    pub service: String,
+    /// The name of the method.
+    pub name: String,
+    /// `service/method`, the name of a span.
+    pub full_name: String,
+    labels: Vec<[KeyValue; 3]>,
+}
+
+impl Method {
+    fn new(service: &str, name: &str) -> Self {
+        let labels = (0..CODES).map(|code| {
+            [
+                KeyValue::new("rpc.service", service.to_owned()),
+                KeyValue::new("rpc.method", name.to_owned()),
+                KeyValue::new("rpc.grpc.status_code", i64::from(code)),
+            ]
+        });
+        Self {
+            service: service.to_owned(),
+            name: name.to_owned(),
+            full_name: format!("{service}/{name}"),
+            labels: labels.collect(),
+        }
+    }
+}
+
+/// Every method of a server, by path.
+pub struct Methods {
+    by_path: HashMap<String, Method>,
+    other: Method,
+    durations: Histogram<f64>,
+}
+
+impl Methods {
+    /// The table of `services`, which counts into `rpc_server_duration_seconds` of `meter`.
+    pub fn new(services: &[Service], meter: &Meter) -> Self {
+        let mut by_path = HashMap::new();
+        for service in services {
+            for method in &service.methods {
+                by_path.insert(format!("/{}/{method}", service.name), Method::new(&service.name, method));
+            }
+        }
+        let durations = meter
+            .f64_histogram("rpc.server.duration")
+            .with_unit("s")
+            .with_description("Duration of inbound RPCs")
+            .with_boundaries(BUCKETS.to_vec())
+            .build();
+        Self { by_path, other: Method::new(OTHER, OTHER), durations }
+    }
+
+    /// The method at `path`, or the one that stands for all that do not exist.
+    pub fn find(&self, path: &str) -> &Method {
+        self.by_path.get(path).unwrap_or(&self.other)
+    }
+
+    /// Counts a call that took `elapsed` and ended with `code`.
+    pub fn record(&self, path: &str, code: Code, elapsed: Duration) {
+        let method = self.find(path);
+        let labels = usize::try_from(i32::from(code)).ok().and_then(|code| method.labels.get(code));
+        self.durations.record(elapsed.as_secs_f64(), labels.map_or(&[], <[KeyValue; 3]>::as_slice));
+    }
+}
+
+impl fmt::Debug for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.by_path.keys()).finish()
+    }
+}
