@@ -8,6 +8,8 @@
 //! | [`readiness`] | [`Readiness`]: may this process be sent work? |
 //! | [`program`] | [`run`]: what surrounds the services of a process, from its first log line to its exit code |
 
+#![warn(missing_docs)]
+
 pub mod program;
 pub mod readiness;
 pub mod settings;

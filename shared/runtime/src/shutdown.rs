@@ -246,7 +246,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_an_early_end_and_a_panic_each_stop_everything_and_say_why() {
-        let cases: [(fn() -> anyhow::Result<()>, &str); 3] = [
+        type End = fn() -> anyhow::Result<()>;
+        let cases: [(End, &str); 3] = [
             (
                 || Err(anyhow::anyhow!("disk full").context("cannot write")),
                 "db failed: cannot write: disk full",
