@@ -84,6 +84,11 @@ fn explain(command: &Command, error: &clap::Error) -> SettingError {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             return SettingError::information(error.render().to_string());
         }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            let names: Vec<_> =
+                command.get_subcommands().map(Command::get_name).filter(|name| *name != "help").collect();
+            return SettingError::line(format!("say what to do: {}; see --help", names.join(" or ")));
+        }
         ErrorKind::UnknownArgument => {
             let flag = context(error, ContextKind::InvalidArg).unwrap_or_default();
             return SettingError::line(format!("{} is not a setting; see --help", error::quoted(flag)));

@@ -1,6 +1,9 @@
 //! Metrics: OpenTelemetry for whoever counts, Prometheus for whoever reads.
 
-use std::sync::{LazyLock, OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{LazyLock, OnceLock},
+};
 
 use axum::{
     Router,
@@ -73,6 +76,21 @@ pub fn metrics_text() -> Result<String, MetricsError> {
     let mut text = Vec::new();
     TextEncoder::new().encode(&METRICS.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+static ADDR: OnceLock<SocketAddr> = OnceLock::new();
+
+/// Where this process serves `/metrics`, once it does; not what was set when that left the port to the system.
+pub fn metrics_addr() -> Option<SocketAddr> {
+    ADDR.get().copied()
+}
+
+/// Keeps the address for [`metrics_addr`] and tells the log.
+pub(super) fn tell_addr(listener: &TcpListener) {
+    if let Ok(addr) = listener.local_addr() {
+        tracing::info!(%addr, "serving metrics");
+        ADDR.get_or_init(|| addr);
+    }
 }
 
 /// Answers `GET /metrics`, for as long as it is polled.

@@ -20,7 +20,7 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerPro
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing_subscriber::{Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-pub use self::metrics::{MetricsError, meter, metrics_text};
+pub use self::metrics::{MetricsError, meter, metrics_addr, metrics_text};
 use crate::{CommonSettings, SettingError};
 
 /// How long the last traces may take to leave the process.
@@ -68,6 +68,7 @@ impl Telemetry {
     /// Answers `GET /metrics` on `listener` until [`Telemetry::shutdown`]: longer than the services, so that what
     /// happens while they drain is seen too.
     pub fn serve_metrics(&mut self, listener: TcpListener) {
+        metrics::tell_addr(&listener);
         self.metrics_server = Some(tokio::spawn(metrics::serve(listener)));
     }
 
