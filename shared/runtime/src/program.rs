@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 
-use crate::{CommonSettings, SettingError, Shutdown, Telemetry, settings::bind};
+use crate::{CommonSettings, SettingError, Shutdown, Telemetry, settings::bind, telemetry::TelemetryError};
 
 /// The process could not start, or did not go on.
 const FAILED: u8 = 1;
@@ -38,6 +38,7 @@ pub async fn run(
 ) -> ExitCode {
     let mut telemetry = match Telemetry::start(name, common) {
         Ok(telemetry) => telemetry,
+        Err(TelemetryError::Setting(error)) => return refuse(&error.into()),
         Err(error) => return refuse(&error.into()),
     };
     let exit_code = match begin(common, &mut telemetry, start).await {
@@ -77,7 +78,7 @@ async fn finish(shutdown: &Shutdown) -> ExitCode {
 
 /// Says in one line why there is no start.
 fn refuse(error: &anyhow::Error) -> ExitCode {
-    let setting = error.downcast_ref::<SettingError>();
+    let setting = error.chain().find_map(|cause| cause.downcast_ref::<SettingError>());
     let line = setting.map_or_else(|| format!("cannot start: {error:#}"), ToString::to_string);
     // Nobody is left to tell when stderr is closed.
     let _ = writeln!(std::io::stderr(), "{}", line.replace('\n', " "));

@@ -36,8 +36,15 @@ fn wanted(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<&'static str>, 
         || env("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
     let endpoint = [OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT]
         .into_iter()
-        .find(|name| env(name).is_some());
-    let Some(endpoint) = endpoint.filter(|_| !off) else { return Ok(None) };
+        .find_map(|name| Some((name, env(name)?)));
+    let Some((endpoint, url)) = endpoint.filter(|_| !off) else { return Ok(None) };
+    if !url.starts_with("http://") {
+        return Err(SettingError::not_accepted(
+            endpoint,
+            url,
+            "a collector's gRPC port such as http://127.0.0.1:4317",
+        ));
+    }
     let protocol = [OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL]
         .into_iter()
         .find_map(|name| Some((name, env(name)?)));
@@ -99,6 +106,8 @@ mod tests {
             wanted_with(&[(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, "http://collector:4317")]),
             Ok(Some(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT))
         );
+        let https = wanted_with(&[(OTEL_EXPORTER_OTLP_ENDPOINT, "https://collector:4317")]);
+        assert!(https.unwrap_err().contains("http://127.0.0.1:4317"));
         assert_eq!(wanted_with(&[ENDPOINT, ("OTEL_SDK_DISABLED", "true")]), Ok(None));
         assert_eq!(wanted_with(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
         assert_eq!(
