@@ -26,7 +26,7 @@ use pulse_runtime::Shutdown;
 pub const DEFAULT_MAX_KEYS: usize = 100_000;
 
 /// How often keys that no longer matter are dropped.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The limit is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
             .field("limit", &self.limit)
             .field("window", &self.window)
             .field("keys", &self.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

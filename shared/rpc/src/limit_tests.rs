@@ -3,7 +3,7 @@ use pulse_testkit::ManualClock;
 
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn limiter(limit: u32, window: Duration, max_keys: usize) -> (KeyedLimiter<u32>, ManualClock) {
     let clock = ManualClock::default();
@@ -17,13 +17,13 @@ fn admits_the_limit_then_says_exactly_when_the_next_is_allowed() {
     for _ in 0..5 {
         limiter.check(&1).unwrap();
     }
-    assert_eq!(limiter.check(&1).unwrap_err().retry_after, Duration::from_secs(720));
+    assert_eq!(limiter.check(&1).unwrap_err().retry_after, Duration::from_mins(12));
     limiter.check(&2).expect("another key has its own allowance");
     clock.advance(Duration::from_nanos(720_000_000_000 - 1));
     assert_eq!(limiter.check(&1).unwrap_err().retry_after, Duration::from_nanos(1));
     clock.advance(Duration::from_nanos(1));
     limiter.check(&1).unwrap();
-    assert_eq!(limiter.check(&1).unwrap_err().retry_after, Duration::from_secs(720));
+    assert_eq!(limiter.check(&1).unwrap_err().retry_after, Duration::from_mins(12));
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn forgets_keys_whose_allowance_is_whole() {
     for _ in 0..4 {
         limiter.check(&7).unwrap();
     }
-    clock.advance(Duration::from_secs(2 * 720));
+    clock.advance(Duration::from_mins(24));
     limiter.sweep();
     assert_eq!(limiter.len(), 1, "key 7 needs an hour");
     clock.advance(HOUR);
@@ -62,7 +62,7 @@ async fn sweeps_in_the_background_until_told_to_stop() {
     limiter.sweep_in_background(&shutdown);
     limiter.check(&1).unwrap();
     clock.advance(HOUR);
-    pulse_testkit::eventually(Duration::from_secs(120), async || limiter.is_empty()).await;
+    pulse_testkit::eventually(Duration::from_mins(2), async || limiter.is_empty()).await;
     shutdown.trigger();
     shutdown.wait().await.unwrap();
 }
@@ -93,7 +93,7 @@ proptest! {
     fn never_admits_more_and_is_exact(
         limit in 1..20_u32,
         window_secs in 1..5000_u64,
-        steps in prop::collection::vec(0..2_000_000_000_000_u64, 1..80),
+        steps in prop::collection::vec(0..2_000_u32, 1..80),
     ) {
         let window = Duration::from_secs(window_secs);
         let (limiter, clock) = limiter(limit, window, 10);
@@ -101,7 +101,7 @@ proptest! {
         let mut elapsed = Duration::ZERO;
         let mut admitted = 0_u32;
         for step in steps {
-            let step = Duration::from_nanos(step) % (every * 2);
+            let step = every * step / 1000;
             clock.advance(step);
             elapsed += step;
             match limiter.check(&1) {

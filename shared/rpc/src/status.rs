@@ -2,7 +2,7 @@
 //!
 //! A status carries `google.rpc.ErrorInfo` (reason, domain, request id, and the limit that was met),
 //! `google.rpc.BadRequest` for fields and `google.rpc.RetryInfo` where a retry helps
-//! (google/rpc/error_details.proto, AIP-193).
+//! (`google/rpc/error_details.proto`, AIP-193).
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
@@ -105,19 +105,19 @@ pub fn to_status(error: &ApiError) -> Status {
     let internal = (error.kind() == ErrorKind::Internal).then(ApiError::internal);
     let error = internal.as_ref().unwrap_or(error);
 
-    let mut details = vec![any(ERROR_INFO, &error_info(error))];
+    let mut details = vec![detail(ERROR_INFO, &error_info(error))];
     if !error.violations().is_empty() {
-        details.push(any(BAD_REQUEST, &bad_request(error.violations())));
+        details.push(detail(BAD_REQUEST, &bad_request(error.violations())));
     }
     if let Some(delay) = error.retry_delay() {
-        details.push(any(RETRY_INFO, &pb::RetryInfo { retry_delay: Some(convert::duration(delay)) }));
+        details.push(detail(RETRY_INFO, &pb::RetryInfo { retry_delay: Some(convert::duration(delay)) }));
     }
     let code = code(error.kind());
     let status = pb::Status { code: code.into(), message: error.message().to_owned(), details };
     Status::with_details(code, error.message(), status.encode_to_vec().into())
 }
 
-fn any(type_url: &str, message: &impl Message) -> prost_types::Any {
+fn detail(type_url: &str, message: &impl Message) -> prost_types::Any {
     prost_types::Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
 }
 
@@ -312,9 +312,9 @@ mod tests {
     #[test]
     fn a_reason_that_contradicts_its_code_or_comes_from_elsewhere_is_not_believed() {
         let foreign = |domain: &str, reason: &str, code: Code| {
-            let info =
-                pb::ErrorInfo { reason: reason.into(), domain: domain.into(), metadata: Default::default() };
-            let details = vec![any(ERROR_INFO, &info)];
+            let (reason, domain) = (reason.into(), domain.into());
+            let info = pb::ErrorInfo { reason, domain, ..pb::ErrorInfo::default() };
+            let details = vec![detail(ERROR_INFO, &info)];
             let status = pb::Status { code: code.into(), message: String::new(), details };
             from_status(&Status::with_details(code, "", status.encode_to_vec().into())).reason()
         };

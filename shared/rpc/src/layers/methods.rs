@@ -15,10 +15,6 @@ const OTHER: &str = "_OTHER";
 /// How many gRPC codes there are, `OK` to `UNAUTHENTICATED`.
 const CODES: i32 = 17;
 
-/// Upper bounds of the buckets, in seconds (OpenTelemetry semantic conventions for HTTP and RPC durations).
-const BUCKETS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
-
 /// A service by its full protobuf name, and its methods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -78,7 +74,6 @@ impl Methods {
             .f64_histogram("rpc.server.duration")
             .with_unit("s")
             .with_description("Duration of inbound RPCs")
-            .with_boundaries(BUCKETS.to_vec())
             .build();
         Self { by_path, other: Method::new(OTHER, OTHER), durations }
     }

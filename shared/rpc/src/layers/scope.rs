@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn reads_every_unit_and_ignores_malformed_timeouts() {
-        assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(read("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(read("2H"), Some(Duration::from_hours(2)));
+        assert_eq!(read("3M"), Some(Duration::from_mins(3)));
         assert_eq!(read("5S"), Some(Duration::from_secs(5)));
         assert_eq!(read("250m"), Some(Duration::from_millis(250)));
         assert_eq!(read("7u"), Some(Duration::from_micros(7)));

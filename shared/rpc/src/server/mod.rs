@@ -10,7 +10,6 @@ pub mod health;
 
 use std::{convert::Infallible, time::Duration};
 
-use opentelemetry::global;
 use pulse_runtime::{Readiness, Shutdown};
 use tokio::net::TcpListener;
 use tonic::{
@@ -95,6 +94,7 @@ impl GrpcServer {
 
     /// Adds a service.
     #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "a builder's `add`; nobody writes `server + service`")]
     pub fn add<S>(mut self, service: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
@@ -146,7 +146,7 @@ impl GrpcServer {
         let (reporter, health) = tonic_health::server::health_reporter();
         let built_in = [descriptors::HEALTH, descriptors::REFLECTION_V1, descriptors::REFLECTION_V1ALPHA];
         let registered: Vec<&str> = self.services.iter().chain(&built_in).copied().collect();
-        let schema = Descriptors::read(&self.descriptors)?.only(&registered)?;
+        let schema = Descriptors::read(&self.descriptors)?.only(&registered);
         let encoded = schema.encode();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -155,7 +155,7 @@ impl GrpcServer {
         };
         let stack = ServerStack::new(
             &schema.services(),
-            &global::meter("pulse-rpc"),
+            &pulse_runtime::telemetry::meter("pulse-rpc"),
             self.limits.max_in_flight,
             self.limits.request_timeout,
         );
@@ -180,7 +180,7 @@ impl GrpcServer {
         let health = health::report(reporter, self.services, readiness.subscribe(), shutdown.draining());
         let serving = async { tokio::join!(server, health).0 };
         tokio::select! {
-            served = serving => Ok(served?),
+            ended = serving => Ok(ended?),
             () = shutdown.aborted() => Ok(()),
         }
     }
