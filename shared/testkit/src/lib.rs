@@ -6,6 +6,7 @@
 //! | [`entropy`] | [`SeededEntropy`]: chance that repeats itself |
 //! | [`wait`] | [`eventually`]: wait for a condition, never for a while |
 //! | [`net`] | listeners on free loopback ports |
+//! | `system` | the real programs as a system under test (with the feature of that name) |
 //!
 //! A helper that cannot do its work panics: in a test that is a failure with a message, which is what is wanted.
 #![warn(missing_docs)]
@@ -14,6 +15,8 @@
 pub mod clock;
 pub mod entropy;
 pub mod net;
+#[cfg(feature = "system")]
+pub mod system;
 pub mod wait;
 
 pub use clock::ManualClock;

@@ -1,0 +1,109 @@
+//! Programs that users have, as `cargo xtask test` sets them up.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use tokio::process::Command;
+
+use super::System;
+
+/// What a tool printed, and whether it was content.
+#[derive(Debug, Clone)]
+pub struct Printed {
+    /// Whether it succeeded.
+    pub success: bool,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Self { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Printed {
+    /// Standard output, if the tool succeeded.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(self.success, "failed:\n{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+/// The root of the repository.
+///
+/// # Panics
+/// Never: this crate has a place in it.
+pub fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("this crate is at shared/testkit").to_owned()
+}
+
+/// The programs of the virtual environment that `cargo xtask test` makes.
+///
+/// # Panics
+/// When it has not been made.
+fn python_programs() -> PathBuf {
+    let folder = repository().join(".cache/python/bin");
+    assert!(
+        folder.join("grpcurl").exists(),
+        "the tools of this test are missing; `cargo xtask test --only blackbox` sets them up"
+    );
+    folder
+}
+
+impl System {
+    /// Runs grpcurl with these arguments.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn grpcurl(&self, args: &[&str]) -> Printed {
+        self.tool("grpcurl", args).await
+    }
+
+    /// Runs a Python script of the test suite with these arguments.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn python(&self, script: &Path, args: &[&str]) -> Printed {
+        let script = script.to_str().expect("paths are text");
+        self.tool("python", &[&[script], args].concat()).await
+    }
+
+    /// Runs a shell script as a user at the folder of this system would; it stops at the first command that fails.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn shell(&self, script: &str) -> Printed {
+        let file = self.folder().join("script.sh");
+        fs::write(&file, format!("set -euo pipefail\n{script}\n")).expect("a script can be written");
+        self.tool("bash", &[file.to_str().expect("paths are text")]).await
+    }
+
+    async fn tool(&self, program: &str, args: &[&str]) -> Printed {
+        let programs = python_programs();
+        let path = env::join_paths(
+            [programs.clone()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+        );
+        let own = programs.join(program);
+        let output = Command::new(if own.exists() { own } else { PathBuf::from(program) })
+            .args(args)
+            .current_dir(self.folder())
+            .env("PATH", path.expect("the path has no colon inside a name"))
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await;
+        output.unwrap_or_else(|error| panic!("{program} cannot be run: {error}")).into()
+    }
+}
