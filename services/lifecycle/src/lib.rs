@@ -1,1 +1,6 @@
-//! placeholder
+//! lifecycle: owns organizations, decides which changes of their status are legal, and when one is due for purge.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`domain`] | organizations and their transitions, pure |
+pub mod domain;
