@@ -1,0 +1,180 @@
+//! Starts runners, recovers what nobody runs, finds what is to be purged, and wakes those who wait.
+
+use std::{sync::Arc, time::Duration};
+
+use pulse_kernel::{ApiError, Ids, OrgId};
+use pulse_rpc::RequestId;
+use pulse_store::{StoreError, time};
+use tokio::sync::Semaphore;
+
+use super::{
+    Saga, SagaId, SagaKind, Subject,
+    endings::Endings,
+    runner::{Runner, Stopped},
+};
+use crate::store::Begun;
+
+/// How many due sagas are looked at in one go.
+const DUE_PAGE: u32 = 100;
+
+/// The engine; clones share it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    runner: Runner,
+    endings: Endings,
+    ids: Ids,
+    recovered: Arc<Semaphore>,
+    purged: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// An engine that starts runners such as `runner`.
+    pub fn new(runner: Runner) -> Self {
+        let ids = Ids::new(Arc::clone(&runner.clock), Arc::clone(&runner.entropy));
+        let room = || Arc::new(Semaphore::new(runner.tuning.concurrency));
+        let (recovered, purged) = (room(), room());
+        Self { runner, endings: Endings::default(), ids, recovered, purged }
+    }
+
+    /// What its runners have.
+    pub const fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
+    /// Who waits for what.
+    pub const fn endings(&self) -> &Endings {
+        &self.endings
+    }
+
+    /// Runs a saga in the background, on which this process holds the lease. It goes on whoever stops waiting for it.
+    pub fn start(&self, saga: Saga, request_id: RequestId) {
+        let engine = self.clone();
+        self.runner.shutdown.spawn("saga", async move { engine.run(saga, &request_id).await });
+    }
+
+    /// Recovers what nobody runs and finds what is to be purged, in the background, until the process is stopped.
+    pub fn spawn(&self, purge_interval: Duration) {
+        let every = self.runner.tuning.recovery_interval;
+        let (engine, draining) = (self.clone(), self.runner.shutdown.draining());
+        self.runner.shutdown.spawn("saga recovery", async move {
+            let recovering = async {
+                loop {
+                    if let Err(error) = engine.recover().await {
+                        tracing::warn!(%error, "due sagas cannot be read");
+                    }
+                    tokio::time::sleep(every).await;
+                }
+            };
+            tokio::select! { () = recovering => {}, () = draining => {} }
+        });
+        let (engine, draining) = (self.clone(), self.runner.shutdown.draining());
+        self.runner.shutdown.spawn("purge", async move {
+            let purging = async {
+                loop {
+                    if let Err(error) = engine.find_purging().await {
+                        tracing::warn!(%error, "organizations to be purged cannot be found");
+                    }
+                    tokio::time::sleep(purge_interval).await;
+                }
+            };
+            tokio::select! { () = purging => {}, () = draining => {} }
+        });
+    }
+
+    /// Takes over what is due and nobody runs, as far as there is room, and counts what is stuck.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written.
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        self.runner.count_stuck().await;
+        for saga in self.runner.store.due_sagas(self.runner.clock.now(), DUE_PAGE).await? {
+            let Ok(permit) = Arc::clone(&self.recovered).try_acquire_owned() else { break };
+            if let Some(saga) = self.runner.take_over(&saga).await? {
+                let engine = self.clone();
+                let request_id = RequestId::generate(&self.ids);
+                tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
+                self.runner.shutdown.spawn("saga", async move {
+                    engine.run(saga, &request_id).await;
+                    drop(permit);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to purge what lifecycle says is to be purged, page by page, as far as there is room.
+    ///
+    /// # Errors
+    /// When lifecycle does not answer or the journal fails.
+    pub async fn find_purging(&self) -> Result<(), FindPurgingError> {
+        let mut page = None;
+        loop {
+            let found = self.runner.organizations.list_purging(page.as_deref()).await?;
+            for org_id in found.org_ids {
+                let Ok(permit) = Arc::clone(&self.purged).try_acquire_owned() else { return Ok(()) };
+                if let Some(saga) = self.begin_purge(org_id).await? {
+                    let engine = self.clone();
+                    let request_id = RequestId::generate(&self.ids);
+                    self.runner.shutdown.spawn("saga", async move {
+                        engine.run(saga, &request_id).await;
+                        drop(permit);
+                    });
+                }
+            }
+            page = found.next;
+            if page.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The saga that purges the tenant, unless it has begun already.
+    async fn begin_purge(&self, org_id: OrgId) -> Result<Option<Saga>, StoreError> {
+        if org_id.is_default() {
+            tracing::error!("lifecycle lists the default organization as purging; it is left alone");
+            return Ok(None);
+        }
+        if self.runner.store.find_saga(&SagaId::purge(org_id.clone())).await?.is_some() {
+            return Ok(None);
+        }
+        let now = time::truncate(self.runner.clock.now());
+        let saga = Saga::begin(org_id, Subject::Purge, self.runner.lease(Duration::ZERO), now);
+        match self.runner.store.begin(saga.clone()).await? {
+            Begun::Started => Ok(Some(saga)),
+            Begun::Taken => Ok(None),
+        }
+    }
+
+    /// Runs a saga until its runner stops, and tells those who wait for it.
+    pub async fn run(&self, saga: Saga, request_id: &RequestId) {
+        let (saga, stopped) = self.runner.run(saga, request_id).await;
+        let (org_id, kind) = (saga.org_id.clone(), saga.subject.kind());
+        match stopped {
+            Stopped::Ended | Stopped::Stuck => {
+                if kind == SagaKind::Provision {
+                    self.endings.announce(&Arc::new(saga));
+                }
+            }
+            Stopped::Draining | Stopped::Fenced => {
+                tracing::info!(%org_id, kind = kind.as_str(), ?stopped, "left to another runner");
+            }
+            Stopped::Store(error) => {
+                tracing::error!(%org_id, kind = kind.as_str(), %error, "the journal failed; left to be recovered");
+            }
+            Stopped::Invalid(error) => {
+                tracing::error!(%org_id, kind = kind.as_str(), %error, "the journal holds what cannot be");
+            }
+        }
+    }
+}
+
+/// Why organizations to be purged were not found.
+#[derive(Debug, thiserror::Error)]
+pub enum FindPurgingError {
+    /// lifecycle does not say.
+    #[error("lifecycle does not list them: {0}")]
+    Organizations(#[from] ApiError),
+    /// The journal fails.
+    #[error("the journal fails: {0}")]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,196 @@
+//! The journal's statements. Each runs in the transaction that its connection is in.
+
+use jiff::Timestamp;
+use pulse_store::time;
+use sqlx::{SqliteConnection, sqlite::SqliteArguments};
+
+use super::rows::{self, SagaRow};
+use crate::{
+    saga::{Saga, SagaId, Subject},
+    store::{SagaQuery, StateFilter},
+};
+
+macro_rules! select_saga {
+    ($rest:literal) => {
+        concat!(
+            "SELECT org_id, kind, state, step, direction, attempts, next_attempt_at, cause_reason, cause_message,
+                    failure_reason, failure_message, version, lease_owner, lease_until, owner_user_id, owner_email,
+                    password_hash, org_name, trial_ends_at, created_at, updated_at
+             FROM sagas ",
+            $rest
+        )
+    };
+}
+
+pub(super) async fn find(conn: &mut SqliteConnection, id: &SagaId) -> Result<Option<Saga>, sqlx::Error> {
+    let row: Option<SagaRow> = sqlx::query_as(select_saga!("WHERE org_id = ? AND kind = ?"))
+        .bind(id.org_id.as_str())
+        .bind(id.kind.as_str())
+        .fetch_optional(conn)
+        .await?;
+    row.map(Saga::try_from).transpose()
+}
+
+pub(super) async fn find_by_email(
+    conn: &mut SqliteConnection,
+    canonical: &str,
+) -> Result<Option<Saga>, sqlx::Error> {
+    let row: Option<SagaRow> = sqlx::query_as(select_saga!("WHERE owner_email_canonical = ?"))
+        .bind(canonical)
+        .fetch_optional(conn)
+        .await?;
+    row.map(Saga::try_from).transpose()
+}
+
+pub(super) async fn due(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<Saga>, sqlx::Error> {
+    let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
+        "WHERE next_attempt_at <= ?1 AND (lease_until IS NULL OR lease_until <= ?1)
+         ORDER BY next_attempt_at LIMIT ?2"
+    ))
+    .bind(time::to_micros(now))
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Saga::try_from).collect()
+}
+
+pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Result<Vec<Saga>, sqlx::Error> {
+    let state = query.state.map(|state| match state {
+        StateFilter::Running => "running",
+        StateFilter::Compensating => "compensating",
+        StateFilter::Done => "done",
+        StateFilter::Undone => "undone",
+        StateFilter::Stuck => "stuck",
+    });
+    // Nothing is newer than the end of time, so that the first page is found like any other.
+    let (created_at, org_id, kind) = match &query.after {
+        Some(cursor) => {
+            (cursor.created_at, cursor.org_id.as_str(), if cursor.purge { "purge" } else { "provision" })
+        }
+        None => (i64::MAX, "", ""),
+    };
+    let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
+        "WHERE (created_at, org_id, kind) < (?1, ?2, ?3) AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR kind = ?5)
+         ORDER BY created_at DESC, org_id DESC, kind DESC LIMIT ?6"
+    ))
+    .bind(created_at)
+    .bind(org_id)
+    .bind(kind)
+    .bind(state)
+    .bind(query.kind.map(super::SagaKind::as_str))
+    .bind(query.limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Saga::try_from).collect()
+}
+
+pub(super) async fn count_stuck(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sagas WHERE state = 'stuck'").fetch_one(conn).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Inserts the journal row; says no when the tenant has one of its kind, or another has the address.
+pub(super) async fn insert(conn: &mut SqliteConnection, saga: &Saga) -> Result<bool, sqlx::Error> {
+    let statement = sqlx::query(
+        "INSERT INTO sagas (state, step, direction, attempts, next_attempt_at, cause_reason, cause_message,
+             failure_reason, failure_message, lease_owner, lease_until, owner_email, owner_email_canonical,
+             password_hash, org_name, trial_ends_at, updated_at, org_id, kind, version, owner_user_id, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+         ON CONFLICT DO NOTHING",
+    );
+    let owner = match &saga.subject {
+        Subject::Provision { owner, .. } => Some(owner.to_string()),
+        Subject::Purge => None,
+    };
+    let inserted =
+        bind(statement, saga).bind(owner).bind(time::to_micros(saga.created_at)).execute(conn).await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Writes what changes, if the row still has the version that `saga` carries, and raises it by one.
+pub(super) async fn update(conn: &mut SqliteConnection, saga: &Saga) -> Result<bool, sqlx::Error> {
+    let statement = sqlx::query(
+        "UPDATE sagas SET state = ?1, step = ?2, direction = ?3, attempts = ?4, next_attempt_at = ?5,
+             cause_reason = ?6, cause_message = ?7, failure_reason = ?8, failure_message = ?9,
+             lease_owner = ?10, lease_until = ?11, owner_email = ?12, owner_email_canonical = ?13,
+             password_hash = ?14, org_name = ?15, trial_ends_at = ?16, updated_at = ?17, version = version + 1
+         WHERE org_id = ?18 AND kind = ?19 AND version = ?20",
+    );
+    Ok(bind(statement, saga).execute(conn).await?.rows_affected() == 1)
+}
+
+/// Deletes the row, if it still has that version.
+pub(super) async fn delete(
+    conn: &mut SqliteConnection,
+    id: &SagaId,
+    version: i64,
+) -> Result<bool, sqlx::Error> {
+    let deleted = sqlx::query("DELETE FROM sagas WHERE org_id = ? AND kind = ? AND version = ?")
+        .bind(id.org_id.as_str())
+        .bind(id.kind.as_str())
+        .bind(version)
+        .execute(conn)
+        .await?;
+    Ok(deleted.rows_affected() == 1)
+}
+
+/// Deletes the row, whatever its version: its runner then fails to advance it and stops.
+pub(super) async fn delete_any(conn: &mut SqliteConnection, id: &SagaId) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM sagas WHERE org_id = ? AND kind = ?")
+        .bind(id.org_id.as_str())
+        .bind(id.kind.as_str())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn clear_leases(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE sagas SET lease_owner = NULL, lease_until = NULL, version = version + 1
+         WHERE lease_owner IS NOT NULL",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+type Statement = sqlx::query::Query<'static, sqlx::Sqlite, SqliteArguments>;
+
+/// Binds ?1 to ?20: everything but what never changes, which the callers bind after it.
+fn bind(statement: Statement, saga: &Saga) -> Statement {
+    let (state, step, direction) = rows::state_columns(saga.state());
+    let progress = &saga.progress;
+    let micros = |at: Option<Timestamp>| at.map(time::to_micros);
+    let (cause, failure) = (progress.cause.as_ref(), progress.last_failure.as_ref());
+    let claim = rows::claim(saga);
+    let trial_ends_at = match saga.subject {
+        Subject::Provision { trial_ends_at, .. } => trial_ends_at,
+        Subject::Purge => None,
+    };
+    statement
+        .bind(state)
+        .bind(step)
+        .bind(direction)
+        .bind(i64::from(progress.attempts))
+        .bind(micros(progress.next_attempt_at))
+        .bind(cause.map(|cause| cause.reason.as_str()))
+        .bind(cause.map(|cause| cause.message.clone()))
+        .bind(failure.map(|failure| failure.reason.as_str()))
+        .bind(failure.map(|failure| failure.message.clone()))
+        .bind(saga.lease.as_ref().map(|lease| lease.owner.clone()))
+        .bind(saga.lease.as_ref().map(|lease| time::to_micros(lease.until)))
+        .bind(claim.map(|claim| claim.email.typed().to_owned()))
+        .bind(claim.map(|claim| claim.email.canonical().to_owned()))
+        .bind(claim.map(|claim| claim.password_hash.expose_phc().to_owned()))
+        .bind(claim.map(|claim| claim.org_name.as_str().to_owned()))
+        .bind(micros(trial_ends_at))
+        .bind(time::to_micros(saga.updated_at))
+        .bind(saga.org_id.as_str().to_owned())
+        .bind(saga.subject.kind().as_str())
+        .bind(saga.version)
+}
