@@ -102,7 +102,9 @@ impl Metrics {
         let metrics = Self { sign_ups, attempts };
         // From the first scrape on, so that the first signup is an increase and not a new series.
         metrics.sign_ups.add(0, &[]);
-        Outcome::ALL.into_iter().for_each(|outcome| metrics.count(outcome, 0));
+        for outcome in Outcome::ALL {
+            metrics.count(outcome, 0);
+        }
         metrics
     }
 
