@@ -4,3 +4,4 @@
 //! |---|---|
 //! | [`domain`] | organizations and their transitions, pure |
 pub mod domain;
+pub mod store;

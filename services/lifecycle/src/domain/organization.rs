@@ -59,7 +59,7 @@ impl Organization {
     }
 
     /// The organization that exists from the first start.
-    #[expect(clippy::expect_used, reason = "the constant is a valid name")]
+    #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "the constant is a valid name")]
     pub fn create_default(now: Timestamp) -> Transition {
         let name = OrgName::parse(DEFAULT_NAME).expect("the constant is a valid name");
         let after = json!({ "status": "active", "display_name": name.as_str() });

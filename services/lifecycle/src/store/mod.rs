@@ -1,0 +1,154 @@
+//! Where organizations are kept: what the service asks of a store, and the stores there are.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`sqlite`] | the embedded database |
+//! | [`memory`] | a model of it for simulation and tests, with faults on demand |
+//! | `conformance` | what every store has to do, as tests that run against each |
+//!
+//! One method is one transaction. A change is stored together with its audit record and its history, or not at all,
+//! and only if the organization is still at the version that the change was decided on.
+
+#[cfg(test)]
+mod conformance;
+pub mod memory;
+pub mod sqlite;
+
+use std::{collections::BTreeMap, fmt};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use pulse_kernel::OrgId;
+use pulse_store::{StoreError, audit::AuditRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transition};
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+/// Who makes the changes that no caller asked for.
+pub const SELF: &str = "service:lifecycle";
+
+/// The store of this service. Times are kept to the microsecond.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Stores a new organization, if its id was never used and no other has its owner's email.
+    async fn create(&self, new: Transition, author: Author) -> Result<Creation, StoreError>;
+
+    /// Stores a change of an organization, if it is still at the version that the change was decided on.
+    async fn change(&self, transition: Transition, author: Author) -> Result<Written, StoreError>;
+
+    /// Puts a tombstone in the place of an organization, or of none, and erases the details of its audit records,
+    /// if it is still as it was when that was decided.
+    async fn remove(&self, removal: Removal, author: Author) -> Result<Written, StoreError>;
+
+    /// What there is under an id.
+    async fn find(&self, id: &OrgId) -> Result<Found, StoreError>;
+
+    /// Organizations in order of their ids, those after `after`, at most `limit`.
+    async fn list(
+        &self,
+        status: Option<StatusKind>,
+        after: Option<&OrgId>,
+        limit: usize,
+    ) -> Result<Vec<Organization>, StoreError>;
+
+    /// Organizations whose retention is over at `now`, in order of when it was, those after `after`.
+    async fn due(
+        &self,
+        now: Timestamp,
+        after: Option<&QueueEntry>,
+        limit: usize,
+    ) -> Result<Vec<QueueEntry>, StoreError>;
+
+    /// Organizations that are being purged, in order of when that began, those after `after`.
+    async fn purging(&self, after: Option<&QueueEntry>, limit: usize) -> Result<Vec<QueueEntry>, StoreError>;
+
+    /// How many tenants there are in each status; costs the same however many there are.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// The statuses that an organization went through, oldest first; none once it is removed.
+    async fn history(&self, id: &OrgId) -> Result<Vec<StatusChange>, StoreError>;
+
+    /// The audit records of an organization with a sequence below `before`, newest first, at most `limit`; also
+    /// once it is removed.
+    async fn audit_events(
+        &self,
+        id: &OrgId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<AuditRecord>, StoreError>;
+
+    /// Whether it can be read and written.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Finishes what is being written and lets go of the data.
+    async fn close(&self);
+}
+
+/// What became of a new organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It is stored.
+    Created,
+    /// Its id is, or was, an organization's.
+    IdUsed,
+    /// Its owner's email is that of another organization, in that status.
+    EmailUsed { by: StatusKind },
+}
+
+/// What became of a decided change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is stored.
+    Done,
+    /// Nothing was stored: the organization is not any more what the decision was based on.
+    Stale,
+}
+
+/// What there is under an id.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// An organization.
+    Organization(Organization),
+    /// What was left of one.
+    Tombstone(Tombstone),
+    /// Nothing, and there never was.
+    Nothing,
+}
+
+/// A place in a queue of organizations, and what follows it when given as `after`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QueueEntry {
+    pub at: Timestamp,
+    pub id: OrgId,
+}
+
+/// One step of an organization's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusChange {
+    /// The organization's version after it.
+    pub version: i64,
+    /// None for its beginning.
+    pub from: Option<StatusKind>,
+    pub to: StatusKind,
+    pub at: Timestamp,
+}
+
+/// How many tenants there are in each status. The default organization is not a tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<StatusKind, u64>);
+
+impl Counts {
+    /// How many are in this status.
+    pub fn of(&self, status: StatusKind) -> u64 {
+        self.0.get(&status).copied().unwrap_or_default()
+    }
+}
+
+impl FromIterator<(StatusKind, u64)> for Counts {
+    fn from_iter<I: IntoIterator<Item = (StatusKind, u64)>>(counts: I) -> Self {
+        Self(counts.into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+}
