@@ -261,6 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::RequestId;
 
     fn reasons() -> impl Strategy<Value = Reason> {
         prop::sample::select(Reason::ALL)
@@ -339,6 +340,45 @@ mod tests {
         let status = to_status(&ApiError::new(Reason::Internal, "table users is locked"));
         assert!(!format!("{status:?}").contains("users"));
         assert!(!from_status(&Status::internal("table users")).message().contains("users"));
+    }
+
+    /// What `reject` logs for `error`, at any level.
+    fn logged(error: impl ServiceError) -> String {
+        let (read, written) = std::io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_ansi(false)
+            .with_writer(std::sync::Mutex::new(written))
+            .finish();
+        let request_id = RequestId::accept(&http::HeaderValue::from_static("req-7")).unwrap();
+        let context = RequestContext { request_id, deadline: None };
+        tracing::subscriber::with_default(subscriber, || context.sync_scope(|| reject(error)));
+        std::io::read_to_string(read).unwrap()
+    }
+
+    #[test]
+    fn a_failure_is_logged_once_with_its_causes_at_the_level_it_deserves() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Failure(#[source] std::io::Error, Reason);
+        impl ServiceError for Failure {
+            fn to_api(&self) -> ApiError {
+                ApiError::new(self.1, "what the caller sees")
+            }
+        }
+        for (reason, level) in [
+            (Reason::Internal, "ERROR"),
+            (Reason::StoredStateUnreadable, "ERROR"),
+            (Reason::Unavailable, "WARN"),
+            (Reason::OrgNotFound, "DEBUG"),
+            (Reason::RateLimited, "DEBUG"),
+        ] {
+            let log = logged(Failure(std::io::Error::other("inner"), reason));
+            assert_eq!(log.lines().count(), 1, "{log}");
+            for part in [level, "outer: inner", "req-7", reason.as_str()] {
+                assert!(log.contains(part), "{reason:?}: {log}");
+            }
+        }
     }
 
     #[test]

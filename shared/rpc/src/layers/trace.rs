@@ -32,6 +32,7 @@ impl<S> Trace<S> {
 
     fn span<B>(&self, request: &Request<B>) -> Span {
         let method = self.methods.find(request.uri().path());
+        let context = RequestContext::current();
         let span = tracing::info_span!(
             "rpc",
             otel.name = method.full_name,
@@ -40,17 +41,13 @@ impl<S> Trace<S> {
             rpc.service = method.service,
             rpc.method = method.name,
             rpc.grpc.status_code = Empty,
-            request_id = Empty,
+            request_id = context.as_ref().map(|context| context.request_id.as_str()),
         );
-        if !span.is_disabled() {
-            RequestContext::with(|context| span.record("request_id", context.request_id.as_str()));
-            if request.headers().contains_key(TRACEPARENT) {
-                let parent = global::get_text_map_propagator(|propagator| {
-                    propagator.extract(&Headers(request.headers()))
-                });
-                // Fails where no traces are exported; then there is nothing to attach.
-                let _ = span.set_parent(parent);
-            }
+        if !span.is_disabled() && request.headers().contains_key(TRACEPARENT) {
+            let parent =
+                global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+            // Fails where no traces are exported; then there is nothing to attach.
+            let _ = span.set_parent(parent);
         }
         span
     }

@@ -196,16 +196,15 @@ pub(super) async fn follow(path: PathBuf, first: Version, accept: impl Fn(Arc<[T
                 seen = now;
             }
             Look::Changed(now, Err(error)) => {
-                // Said once for each version, not twice a second.
-                if now != seen || now.is_none() && seen.is_some() {
-                    tracing::error!(%error, "operator tokens not reloaded; the previous list stays in force");
-                }
+                tracing::error!(%error, "operator tokens not reloaded; the previous list stays in force");
                 seen = now;
             }
         }
     }
 }
 
+/// What a look at the file found. A version, good or bad, is `Changed` once and then the `Same`; so is a file that is
+/// not there.
 enum Look {
     Same,
     Changed(Option<Seen>, Result<Arc<[Token]>, TokensFileError>),
