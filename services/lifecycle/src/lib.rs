@@ -1,7 +1,103 @@
-//! lifecycle: owns organizations, decides which changes of their status are legal, and when one is due for purge.
+//! Lifecycle owns the organizations: it decides which changes of their status are legal, and when one is due for
+//! purge.
+//!
+//! A request goes `grpc -> app -> domain` to be decided, and `app -> store` to be kept:
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`config`] | the settings of this service |
+//! | `grpc` | `OrganizationService` and, in hosted mode, `LifecycleAdminService`: convert, call, convert |
+//! | `convert` | protobuf to and from domain types |
+//! | `app` | the use cases, the reaper, the metrics |
 //! | [`domain`] | organizations and their transitions, pure |
+//! | [`store`] | where organizations, their history and their audit records are kept |
+//! | `error` | everything that can go wrong, mapped once to what callers see |
+
+mod app;
+pub mod config;
+mod convert;
 pub mod domain;
+mod error;
+mod grpc;
 pub mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use pulse_kernel::{Clock, OsEntropy, SystemClock};
+use pulse_proto::lifecycle::v1::{
+    lifecycle_admin_service_server::LifecycleAdminServiceServer,
+    organization_service_server::OrganizationServiceServer,
+};
+use pulse_rpc::{GrpcServer, Limits, OperatorTokens, server::MAX_MESSAGE_BYTES};
+use pulse_runtime::{Readiness, Shutdown};
+use tokio::net::TcpListener;
+
+pub use crate::config::{Config, LifecycleSettings};
+use crate::{
+    app::{Organizations, reaper::Reaper},
+    store::{SqliteStore, Store, sqlite::OpenStoreError},
+};
+
+/// How often the store is asked whether it can be used.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Opens the embedded store that the settings name.
+///
+/// # Errors
+/// When it cannot be opened, or is in use by another process.
+pub async fn open_store(config: &Config) -> Result<SqliteStore, OpenStoreError> {
+    SqliteStore::open(&config.database(), &SystemClock, Arc::new(OsEntropy)).await
+}
+
+/// Serves on `listener` until `shutdown` is done, then closes the store.
+///
+/// # Errors
+/// When the operators' tokens or the store cannot be read, or the server fails.
+pub async fn serve(
+    config: Config,
+    store: Arc<dyn Store>,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    serve_at(config, store, Arc::new(SystemClock), listener, shutdown).await
+}
+
+/// As [`serve`], by `clock`.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_at(
+    config: Config,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let settings = config.lifecycle;
+    let organizations = Organizations::new(Arc::clone(&store), clock).await?;
+    Reaper::new(organizations.clone(), settings.reaper_interval, settings.reaper_dry_run)
+        .run_in_background(&shutdown);
+
+    let limits = Limits {
+        max_in_flight: config.common.max_in_flight.get(),
+        request_timeout: config.common.request_timeout,
+    };
+    let internal = grpc::organization::Service::new(organizations.clone());
+    let internal = OrganizationServiceServer::new(internal).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut server = GrpcServer::new(limits).add(internal);
+    if let Some(tokens_file) = config.common.admin_tokens_file()? {
+        let operators = OperatorTokens::watch(tokens_file, &shutdown)?;
+        let admin = grpc::admin::Service::new(organizations, operators, settings.retention_days);
+        server =
+            server.add(LifecycleAdminServiceServer::new(admin).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    }
+
+    let probed = Arc::clone(&store);
+    let readiness = Readiness::follow(&shutdown, PROBE_INTERVAL, move || {
+        let store = Arc::clone(&probed);
+        async move { store.ping().await }
+    });
+    let outcome = server.serve(listener, readiness, shutdown).await;
+    store.close().await;
+    Ok(outcome?)
+}

@@ -1,0 +1,195 @@
+//! The use cases: domain and store, put together.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`tenancy`] | what the sagas of the provisioner ask for: make, activate, abandon, purge |
+//! | [`operations`] | what operators ask for: suspend, unsuspend, delete, restore, list |
+//! | [`reaper`] | begins the purge of organizations whose retention is over |
+//! | [`metrics`] | counters of transitions, the gauge of active tenants |
+//!
+//! Every change goes the same way: find, decide purely, store on the version that was decided on; when someone else
+//! was quicker, again from the start. What was decided is stored and counted even if the caller does not wait for it.
+
+pub(crate) mod metrics;
+pub(crate) mod operations;
+pub(crate) mod reaper;
+pub(crate) mod tenancy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pulse_kernel::{Clock, OrgId};
+use pulse_rpc::RequestContext;
+use pulse_store::{StoreError, time::truncate};
+use tracing::Instrument as _;
+
+use self::metrics::Metrics;
+use crate::{
+    domain::{Author, InvalidTransition, Organization, Removal, StatusKind, Transition},
+    error::LifecycleError,
+    store::{Creation, Found, Store, Written},
+};
+
+/// How often a change is decided anew when others change the organization at the same time.
+const ATTEMPTS: usize = 8;
+
+/// The organizations, and what can be done with them. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Organizations {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+}
+
+/// Some of a list, and where it goes on, if it does.
+#[derive(Debug)]
+pub(crate) struct Page<T, C> {
+    pub(crate) items: Vec<T>,
+    pub(crate) next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// Of one item more than fits, so that the last page is known to be the last.
+    fn of(mut items: Vec<T>, size: usize, cursor: impl FnOnce(&T) -> C) -> Self {
+        let more = items.len() > size;
+        items.truncate(size);
+        let next = items.last().filter(|_| more).map(cursor);
+        Self { items, next }
+    }
+}
+
+impl Organizations {
+    /// Those in `store`, by `clock`; counts them for the metrics.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let metrics = Metrics::new();
+        metrics.show_active_tenants(&*store).await?;
+        Ok(Self { store, clock, metrics })
+    }
+
+    /// Now, as precisely as the store keeps it.
+    fn now(&self) -> Timestamp {
+        truncate(self.clock.now())
+    }
+
+    /// The organization of that id.
+    ///
+    /// # Errors
+    /// `NotFound`, also for what was abandoned or purged.
+    pub(crate) async fn get(&self, id: &OrgId) -> Result<Organization, LifecycleError> {
+        match self.store.find(id).await? {
+            Found::Organization(organization) => Ok(organization),
+            Found::Tombstone(_) | Found::Nothing => Err(LifecycleError::NotFound),
+        }
+    }
+
+    /// Decides a change on what the organization is now, and stores it.
+    async fn change(
+        &self,
+        id: &OrgId,
+        etag: Option<&str>,
+        author: Author,
+        decide: impl Fn(Organization, Timestamp) -> Result<Transition, InvalidTransition> + Send,
+    ) -> Result<Organization, LifecycleError> {
+        for _ in 0..ATTEMPTS {
+            let current = self.get(id).await?;
+            if etag.is_some_and(|etag| etag != current.etag()) {
+                return Err(LifecycleError::EtagMismatch);
+            }
+            let transition = decide(current, self.now())?;
+            let changed = transition.organization.clone();
+            match self.store_change(transition, author.clone()).await? {
+                Written::Done => return Ok(changed),
+                Written::Stale => {}
+            }
+        }
+        Err(LifecycleError::Contended)
+    }
+
+    async fn store_creation(&self, new: Transition, author: Author) -> Result<Creation, StoreError> {
+        let this = self.clone();
+        uncancelled(async move {
+            let created = Found::Organization(new.organization.clone());
+            let id = new.organization.id.clone();
+            let stored = this.store.create(new, author).await;
+            this.settle(stored, &id, &created, Creation::Created).await
+        })
+        .await
+    }
+
+    async fn store_change(&self, transition: Transition, author: Author) -> Result<Written, StoreError> {
+        let this = self.clone();
+        uncancelled(async move {
+            let (from, to) = (transition.from, transition.organization.status.kind());
+            let changed = Found::Organization(transition.organization.clone());
+            let id = transition.organization.id.clone();
+            let stored = this.store.change(transition, author).await;
+            let written = this.settle(stored, &id, &changed, Written::Done).await?;
+            if written == Written::Done {
+                this.count(from, to.as_str()).await;
+            }
+            Ok(written)
+        })
+        .await
+    }
+
+    async fn store_removal(&self, removal: Removal, author: Author) -> Result<Written, StoreError> {
+        let this = self.clone();
+        uncancelled(async move {
+            let (from, to) = (removal.expected.map(|(from, _)| from), removal.tombstone.kind);
+            let removed = Found::Tombstone(removal.tombstone.clone());
+            let stored = this.store.remove(removal.clone(), author).await;
+            let written = this.settle(stored, &removal.tombstone.id, &removed, Written::Done).await?;
+            if written == Written::Done {
+                this.count(from, to.as_str()).await;
+            }
+            Ok(written)
+        })
+        .await
+    }
+
+    /// Reads back what became of a commit whose outcome is unknown; never assumes it.
+    async fn settle<T>(
+        &self,
+        stored: Result<T, StoreError>,
+        id: &OrgId,
+        if_done: &Found,
+        done: T,
+    ) -> Result<T, StoreError> {
+        match stored {
+            Err(StoreError::Ambiguous(cause)) => match self.store.find(id).await {
+                Ok(found) if found == *if_done => Ok(done),
+                Ok(_) | Err(_) => Err(StoreError::Ambiguous(cause)),
+            },
+            settled => settled,
+        }
+    }
+
+    /// Counts a change that was stored.
+    async fn count(&self, from: Option<StatusKind>, to: &'static str) {
+        if let Some(from) = from {
+            self.metrics.transition(from, to);
+        }
+        if let Err(error) = self.metrics.show_active_tenants(&*self.store).await {
+            tracing::warn!(%error, "the number of active tenants is not up to date");
+        }
+    }
+}
+
+/// Whoever this is, on behalf of the request in hand.
+fn on_behalf_of(actor: &str) -> Author {
+    let request_id = RequestContext::with(|context| context.request_id.to_string());
+    Author { actor: actor.to_owned(), request_id }
+}
+
+/// Runs `work` to its end, also when the caller leaves in the middle.
+async fn uncancelled<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    // A panic in there was logged as one; to the caller it is one failure among others.
+    tokio::spawn(work.in_current_span()).await.unwrap_or(Err(StoreError::Panicked))
+}
