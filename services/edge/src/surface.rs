@@ -1,0 +1,122 @@
+//! Which routes a listener serves, and the document that describes exactly those.
+
+use axum::{
+    Extension, Router,
+    middleware::{from_fn, from_fn_with_state},
+};
+use pulse_rpc::OperatorTokens;
+use pulse_runtime::Shutdown;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    Hosted,
+    auth::require_operator,
+    clients::Clients,
+    config::Config,
+    layers::{ClientLimit, Observe, Stack, limit_body},
+    problem::{HttpError, Problem},
+    routes::{
+        audit, billing,
+        health::{self, Health},
+        openapi::{self, Description},
+        organizations, signup,
+    },
+};
+
+/// What each listener serves.
+#[derive(Debug)]
+pub(crate) struct Surfaces {
+    pub(crate) public: Router,
+    /// The admin surface where it has a listener of its own.
+    pub(crate) admin: Option<Router>,
+}
+
+impl Surfaces {
+    /// The surfaces of these settings; with `shared`, one listener serves both.
+    pub(crate) fn new(
+        config: &Config,
+        hosted: Option<Hosted>,
+        shared: bool,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
+        let upstreams = hosted.as_ref().map(|hosted| hosted.upstreams.clone());
+        let health = Health { shutdown: shutdown.clone(), upstreams };
+        let stack = Stack::new(config, Observe::new());
+        let limited = Stack { client_limit: Some(ClientLimit::new(config, shutdown)), ..stack.clone() };
+        let Some(Hosted { tokens, clients, .. }) = hosted else {
+            return Ok(Self { public: listener(Part::default(), health, limited)?, admin: None });
+        };
+        let signup = Part::public(signup::router(), clients.clone());
+        let admin = Part::admin(
+            organizations::router().merge(billing::router()).merge(audit::router()),
+            clients,
+            tokens,
+        );
+        if shared {
+            return Ok(Self { public: listener(signup.and(admin), health, limited)?, admin: None });
+        }
+        let admin = listener(admin, health.clone(), stack)?;
+        Ok(Self { public: listener(signup, health, limited)?, admin: Some(admin) })
+    }
+}
+
+/// Some routes, and their description.
+#[derive(Default)]
+struct Part {
+    router: Router,
+    document: OpenApi,
+}
+
+impl Part {
+    fn public(routes: OpenApiRouter<Clients>, clients: Clients) -> Self {
+        let (router, document) = routes.split_for_parts();
+        let router = router.with_state(clients).route_layer(from_fn(limit_body));
+        Self { router, document }
+    }
+
+    /// Routes that only operators pass to; whoever is none learns nothing but that, not even about methods.
+    fn admin(routes: OpenApiRouter<Clients>, clients: Clients, tokens: OperatorTokens) -> Self {
+        let Self { router, document } = Self::public(routes, clients);
+        let router = router
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(from_fn_with_state(tokens, require_operator));
+        Self { router, document }
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.document.merge(other.document);
+        Self { router: self.router.merge(other.router), document: self.document }
+    }
+}
+
+/// Everything that a listener serves: `part`, health and the description of it all.
+fn listener(part: Part, health: Health, stack: Stack) -> anyhow::Result<Router> {
+    let (health, health_document) = health::router().with_state(health).split_for_parts();
+    let description = Part::from(openapi::router());
+    let Part { router, mut document } = part.and(description);
+    document.merge(health_document);
+    let document = openapi::complete(document, stack.client_limit.is_some());
+    let bytes = serde_json::to_vec(&document)?;
+
+    let api = router
+        .layer(Extension(Description(bytes.into())))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found);
+    Ok(stack.around(api, health.method_not_allowed_fallback(method_not_allowed)))
+}
+
+impl From<OpenApiRouter> for Part {
+    fn from(routes: OpenApiRouter) -> Self {
+        let (router, document) = routes.split_for_parts();
+        Self { router, document }
+    }
+}
+
+async fn not_found() -> Problem {
+    HttpError::NotFound.into()
+}
+
+async fn method_not_allowed() -> Problem {
+    HttpError::MethodNotAllowed.into()
+}
