@@ -6,7 +6,7 @@
 //! | [`program`] | one running program: its log, signals, starting it again |
 //! | [`ports`] | ports that no other test on this machine gets |
 //! | [`operators`] | operator tokens and their file |
-//! | [`rest`] | the REST surface: [`Answer`], [`Admin`] |
+//! | [`rest`] | the REST surface: [`Visitor`], [`Admin`], [`Answer`] |
 //! | [`grpc`] | gRPC clients, and what an error says |
 //! | [`metrics`] | `/metrics`, read |
 //! | [`store`] | the files under the data folder, read from outside |
@@ -52,7 +52,7 @@ pub use self::{
     metrics::Metrics,
     operators::{Operator, Operators},
     plan::{Plan, Shape},
-    rest::{Admin, Answer},
+    rest::{Admin, Answer, Visitor},
     store::Store,
 };
 use self::{plan::Ports, program::Program};
@@ -229,7 +229,7 @@ impl System {
     async fn is_ready(&self, service: Service) -> Result<(), String> {
         match service {
             Service::Edge => {
-                let answer = self.get("/readyz").await.map_err(|error| format!("{error:#}"))?;
+                let answer = self.visitor().get("/readyz").await.map_err(|error| format!("{error:#}"))?;
                 if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {answer}")) }
             }
             // Outside hosted mode the gateway serves nothing but its health.

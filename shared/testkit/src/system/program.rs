@@ -170,7 +170,7 @@ impl Drop for Program {
 ///
 /// # Panics
 /// When it is not there.
-fn binary(name: &str) -> PathBuf {
+pub(super) fn binary(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a process knows its program");
     // target/<profile>/deps/<test>
     let profile = test.ancestors().nth(2).expect("tests are in target/<profile>/deps");

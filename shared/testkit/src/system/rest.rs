@@ -103,13 +103,20 @@ pub fn time(value: &Value) -> Timestamp {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-impl System {
+/// A stranger at the public listener. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    http: Client,
+    base: String,
+}
+
+impl Visitor {
     /// A request to the public listener.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.public_addr()))
+        self.http.request(method, format!("{}{path}", self.base))
     }
 
-    /// `GET` on the public listener.
+    /// `GET`.
     ///
     /// # Errors
     /// When there is no answer.
@@ -117,12 +124,58 @@ impl System {
         Answer::to(self.request(Method::GET, path)).await
     }
 
+    /// `POST` of some JSON.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer, reqwest::Error> {
+        Answer::to(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Signs up.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn signup(
+        &self,
+        email: &str,
+        password: &str,
+        org_name: &str,
+    ) -> Result<Answer, reqwest::Error> {
+        let body = json!({ "email": email, "password": password, "org_name": org_name });
+        self.post("/api/public/signup", &body).await
+    }
+}
+
+impl System {
+    /// A stranger at the public listener, who comes from 127.0.0.1.
+    pub fn visitor(&self) -> Visitor {
+        Visitor { http: self.http.clone(), base: format!("http://{}", self.public_addr()) }
+    }
+
+    /// A stranger who comes from another address of this machine, such as 127.0.0.2.
+    ///
+    /// # Panics
+    /// When there can be no client of that address.
+    pub fn visitor_from(&self, client: IpAddr) -> Visitor {
+        let http = Client::builder().local_address(client).build().expect("a client can be made");
+        Visitor { http, ..self.visitor() }
+    }
+
     /// `POST` of some JSON to the public listener.
     ///
     /// # Panics
     /// When there is no answer.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        Answer::to(self.request(Method::POST, path).json(body)).await.expect("the edge answers")
+        self.visitor().post(path, body).await.expect("the edge answers")
+    }
+
+    /// `GET` on the public listener.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.visitor().get(path).await.expect("the edge answers")
     }
 
     /// Signs up.
@@ -130,18 +183,7 @@ impl System {
     /// # Panics
     /// When there is no answer.
     pub async fn signup(&self, email: &str, password: &str, org_name: &str) -> Answer {
-        self.post("/api/public/signup", &signup_body(email, password, org_name)).await
-    }
-
-    /// Signs up from another address of this machine, such as 127.0.0.2.
-    ///
-    /// # Panics
-    /// When there is no answer.
-    pub async fn signup_from(&self, client: IpAddr, email: &str, password: &str, org_name: &str) -> Answer {
-        let http = Client::builder().local_address(client).build().expect("a client can be made");
-        let url = format!("http://{}/api/public/signup", self.public_addr());
-        let request = http.post(url).json(&signup_body(email, password, org_name));
-        Answer::to(request).await.expect("the edge answers")
+        self.visitor().signup(email, password, org_name).await.expect("the edge answers")
     }
 
     /// Signs up a new tenant and returns its organization id.
@@ -171,10 +213,6 @@ impl System {
             token: token.map(str::to_owned),
         }
     }
-}
-
-fn signup_body(email: &str, password: &str, org_name: &str) -> Value {
-    json!({ "email": email, "password": password, "org_name": org_name })
 }
 
 /// The admin REST surface, as one operator uses it.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::process::Command;
 
-use super::System;
+use super::{System, program};
 
 /// What a tool printed, and whether it was content.
 #[derive(Debug, Clone)]
@@ -90,7 +90,20 @@ impl System {
         self.tool("bash", &[file.to_str().expect("paths are text")]).await
     }
 
-    async fn tool(&self, program: &str, args: &[&str]) -> Printed {
+    /// Runs one of this workspace's programs to its end, as for its `--help`.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn own_program(&self, name: &str, args: &[&str]) -> Printed {
+        let program = program::binary(name);
+        self.tool(program.to_str().expect("paths are text"), args).await
+    }
+
+    /// Runs a program of the virtual environment, or else of the path, with these arguments.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn tool(&self, program: &str, args: &[&str]) -> Printed {
         let programs = python_programs();
         let path = env::join_paths(
             [programs.clone()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),

@@ -1,0 +1,195 @@
+//! The README's commands do what it says, and the OpenAPI document describes what is served.
+
+use std::{collections::BTreeSet, fs};
+
+use pulse_testkit::system::{
+    System,
+    tools::{Printed, repository},
+};
+use reqwest::Method;
+use serde_json::Value;
+
+/// A fenced block of a Markdown document.
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut parts = markdown.split("```");
+    parts.next();
+    while let (Some(block), Some(_between)) = (parts.next(), parts.next()) {
+        let (language, text) = block.split_once('\n').unwrap();
+        blocks.push(Block { language: language.trim().to_owned(), text: text.to_owned() });
+    }
+    blocks
+}
+
+/// The part of the document from that heading to the next one of its level.
+fn section<'a>(markdown: &'a str, heading: &str) -> &'a str {
+    let start = markdown.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let rest = &markdown[start + heading.len() + 1..];
+    rest.split("\n## ").next().unwrap()
+}
+
+#[tokio::test]
+async fn the_tour_of_the_readme_runs_as_it_is_printed() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let before_the_tour = readme.split("\n## ").next().unwrap();
+    for command in ["cargo run --release -- dev", "cargo xtask test"] {
+        assert!(before_the_tour.contains(&format!("\n{command}\n")), "{command} is not at the top");
+    }
+
+    let system = System::dev().start().await;
+    let tour = blocks(section(&readme, "## A five-minute tour"));
+    // One shell for all of it, as a reader has one terminal; after each command, a mark.
+    let mut script = String::new();
+    let mut expected = Vec::new();
+    for block in &tour {
+        match &*block.language {
+            "sh" => script
+                .push_str(&format!("{}\necho; echo '=== next'\n", system.with_my_addresses(&block.text))),
+            // What the command before it printed, as far as it is the same every time.
+            "json" => expected.push((script.matches("=== next").count() - 1, &block.text)),
+            other => panic!("the tour has a block of {other:?}"),
+        }
+    }
+    assert!(script.contains("curl") && script.contains("grpcurl"), "{script}");
+    let Printed { success, stdout, stderr } = system.shell(&script).await;
+    assert!(success, "{script}\n--- printed\n{stdout}\n{stderr}");
+    let printed: Vec<&str> = stdout.split("=== next\n").collect();
+    assert!(expected.len() >= 3, "the tour shows what is printed");
+    for (command, shown) in expected {
+        let (shown, really): (Value, Value) = (
+            serde_json::from_str(shown).unwrap_or_else(|error| panic!("{error}: {shown}")),
+            serde_json::from_str(printed[command])
+                .unwrap_or_else(|error| panic!("{error}: {}", printed[command])),
+        );
+        assert_alike(&shown, &really, &format!("{really:#}"));
+    }
+}
+
+/// Whether what the README shows has the form of what is printed: the same members and the same values, but for ids, times,
+/// etags and what else differs each time.
+#[track_caller]
+fn assert_alike(shown: &Value, really: &Value, whole: &str) {
+    match (shown, really) {
+        (Value::Object(shown), Value::Object(really)) => {
+            let names =
+                |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<BTreeSet<_>>();
+            assert_eq!(names(shown), names(really), "{whole}");
+            for (name, value) in shown {
+                let varies = name.ends_with("_id") || name.ends_with("_at") || name.ends_with("hash");
+                let varies = varies || ["id", "etag", "purge_after", "orgId", "userId"].contains(&&**name);
+                if !varies && !name.ends_with("At") {
+                    assert_alike(value, &really[name], whole);
+                }
+            }
+        }
+        (Value::Array(shown), Value::Array(really)) => {
+            assert_eq!(shown.len(), really.len(), "{whole}");
+            for (shown, really) in shown.iter().zip(really) {
+                assert_alike(shown, really, whole);
+            }
+        }
+        _ => assert_eq!(shown, really, "{whole}"),
+    }
+}
+
+#[tokio::test]
+async fn every_command_of_the_readme_outside_the_tour_is_known() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let tour = section(&readme, "## A five-minute tour");
+    let outside = blocks(&readme.replace(tour, ""));
+    let commands: Vec<&str> =
+        outside.iter().filter(|block| block.language == "sh").flat_map(|block| block.text.lines()).collect();
+    // The first starts what the tour's test starts, the second is how this test was started, most likely.
+    assert_eq!(commands, ["cargo run --release -- dev", "cargo xtask test"], "no test runs the others");
+}
+
+#[tokio::test]
+async fn every_setting_of_the_readme_exists_and_every_one_is_listed() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let listed = settings_in(section(&readme, "## Settings"));
+    let system = System::dev().start().await;
+    let mut known = BTreeSet::new();
+    for program in
+        ["pulse-edge", "pulse-signup-gateway", "pulse-provisioner", "pulse-billing-state", "pulse-lifecycle"]
+    {
+        known.extend(settings_in(&system.own_program(program, &["--help"]).await.ok()));
+    }
+    assert!(known.len() > 20, "{known:?}");
+    let not_accepted = ["PULSE_DATABASE_URL", "PULSE_TLS_CERT", "PULSE_TLS_KEY", "PULSE_TLS_CLIENT_CA"];
+    known.retain(|name| !not_accepted.contains(&&**name));
+    assert_eq!(listed, known);
+}
+
+/// The names of settings in a text.
+fn settings_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+    words.filter(|word| word.starts_with("PULSE_") && word.len() > 6).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_openapi_document_is_valid_and_describes_what_is_served() {
+    let system = System::all_in_one().without_limits().start().await;
+    let document = system.get("/api/openapi.json").await.expect(200);
+    assert!(document.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+    let file = system.folder().join("openapi.json");
+    fs::write(&file, &document.body).unwrap();
+    let judged = system.tool("openapi-spec-validator", &[file.to_str().unwrap()]).await;
+    assert!(judged.success, "{}{}", judged.stdout, judged.stderr);
+
+    let document = document.json();
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{document}");
+    let described = operations(&document);
+    let contract = [
+        "POST /api/public/signup",
+        "GET /api/admin/orgs",
+        "GET /api/admin/orgs/{id}",
+        "GET /api/admin/orgs/{id}/billing-state",
+        "PUT /api/admin/orgs/{id}/billing-state",
+        "POST /api/admin/orgs/{id}/suspend",
+        "POST /api/admin/orgs/{id}/unsuspend",
+        "DELETE /api/admin/orgs/{id}/soft-delete",
+        "POST /api/admin/orgs/{id}/soft-delete",
+        "POST /api/admin/orgs/{id}/restore",
+        "GET /api/admin/orgs/{id}/audit-events",
+        "GET /api/openapi.json",
+        "GET /livez",
+        "GET /readyz",
+    ];
+    assert_eq!(described, contract.map(str::to_owned).into());
+
+    // What is described is served: no route answers as an unknown path would.
+    for operation in &described {
+        let (method, path) = operation.split_once(' ').unwrap();
+        let path = path.replace("{id}", "default");
+        let method: Method = method.parse().unwrap();
+        let answer = if path.starts_with("/api/admin") {
+            system.admin_with(None).send(method, &path, None).await.expect(401)
+        } else {
+            let request = system.visitor().request(method, &path);
+            pulse_testkit::system::Answer::to(request).await.unwrap()
+        };
+        assert_ne!(answer.status, 404, "{operation}");
+        assert_ne!(answer.status, 405, "{operation}");
+    }
+
+    let off = System::all_in_one().not_hosted().start().await;
+    let document = off.get("/api/openapi.json").await.expect(200).json();
+    let always = ["GET /api/openapi.json", "GET /livez", "GET /readyz"];
+    assert_eq!(operations(&document), always.map(str::to_owned).into(), "nothing hosted outside hosted mode");
+}
+
+fn operations(document: &Value) -> BTreeSet<String> {
+    let paths = document["paths"].as_object().unwrap();
+    let methods = ["get", "put", "post", "delete", "patch", "options", "head"];
+    paths
+        .iter()
+        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| (path, method)))
+        .filter(|(_, method)| methods.contains(&&***method))
+        .map(|(path, method)| format!("{} {path}", method.to_uppercase()))
+        .collect()
+}

@@ -1,0 +1,52 @@
+//! The black-box suite: the real programs on real ports, driven from outside, as the contract has it.
+//!
+//! | module | proves |
+//! |---|---|
+//! | `first_start` | what a newcomer sees after `pulse-hosted dev` |
+//! | `signup` | the public door: answers, validation, limits |
+//! | `hosted_mode` | what is not there outside hosted mode |
+//! | `operators` | who may do what, and how tokens come and go |
+//! | `billing` | billing states and what they grant |
+//! | `lifecycle` | suspension, deletion, restoration, purge |
+//! | `crash` | SIGKILL in the middle of two hundred signups |
+//! | `settings` | starts that are refused |
+//! | `telemetry` | metrics, and what no log and no file may hold |
+//! | `grpc_clients` | grpcurl and a client in Python |
+//! | `documents` | the README's commands, the OpenAPI document |
+//!
+//! Most scenarios run twice: against the five services in one process, and against five processes.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+/// Makes a test for each shape of the system out of scenarios that take a plan.
+macro_rules! in_both_shapes {
+    ($($scenario:ident),* $(,)?) => {
+        mod all_in_one {
+            use pulse_testkit::system::System;
+            $(#[tokio::test] async fn $scenario() { super::$scenario(System::all_in_one()).await; })*
+        }
+        mod five_processes {
+            use pulse_testkit::system::System;
+            $(#[tokio::test] async fn $scenario() { super::$scenario(System::five_processes()).await; })*
+        }
+    };
+}
+
+mod billing;
+mod crash;
+mod documents;
+mod first_start;
+mod grpc_clients;
+mod hosted_mode;
+mod lifecycle;
+mod operators;
+mod settings;
+mod signup;
+mod telemetry;
+
+use std::time::Duration;
+
+/// A password that is strong enough.
+const PASSWORD: &str = "orbit-lantern-72-quartz";
+
+/// How long anything may take that a test waits for.
+const SOON: Duration = Duration::from_secs(30);
