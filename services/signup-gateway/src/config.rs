@@ -28,6 +28,16 @@ pub struct Config {
     /// How many requests of any kind a client may make in a minute.
     #[arg(long, env = "PULSE_REQUEST_LIMIT_PER_MINUTE", value_name = "COUNT", default_value = "60")]
     pub request_limit_per_minute: NonZeroU32,
+
+    /// The fewest characters a password may have.
+    #[arg(
+        long,
+        env = "PULSE_PASSWORD_MIN_LENGTH",
+        value_name = "COUNT",
+        default_value = "8",
+        value_parser = password_min_length
+    )]
+    pub password_min_length: usize,
 }
 
 impl Config {
@@ -39,9 +49,14 @@ impl Config {
         self.common.check_strict(&[self.endpoints.listener(Service::SignupGateway)])?;
         self.signup.check_strict(self.common.hosted_mode)
     }
+
+    /// What a new password must satisfy.
+    pub fn password_policy(&self) -> PasswordPolicy {
+        PasswordPolicy { min_length: self.password_min_length }
+    }
 }
 
-/// The settings that only the signup gateway has.
+/// The settings that only the signup gateway has; what it shares with one other service is in [`Config`] itself.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Signup")]
 pub struct SignupSettings {
@@ -52,16 +67,6 @@ pub struct SignupSettings {
     /// How a new owner proves that the email address is theirs; must be set in hosted mode.
     #[arg(long, env = "PULSE_SIGNUP_VERIFICATION", value_name = "none", value_parser = verification)]
     pub signup_verification: Option<Verification>,
-
-    /// The fewest characters a password may have.
-    #[arg(
-        long,
-        env = "PULSE_PASSWORD_MIN_LENGTH",
-        value_name = "COUNT",
-        default_value = "8",
-        value_parser = password_min_length
-    )]
-    pub password_min_length: usize,
 }
 
 impl SignupSettings {
@@ -78,11 +83,6 @@ impl SignupSettings {
             )),
             None | Some(Verification::None) => Ok(()),
         }
-    }
-
-    /// What a new password must satisfy.
-    pub fn password_policy(&self) -> PasswordPolicy {
-        PasswordPolicy { min_length: self.password_min_length }
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.signup.signup_limit_per_hour.get(), 5);
         assert_eq!(config.request_limit_per_minute.get(), 60);
-        assert_eq!(config.signup.password_policy().min_length, 8);
+        assert_eq!(config.password_policy().min_length, 8);
         assert_eq!(config.check_strict(), Ok(()), "outside hosted mode nothing has to be decided");
     }
 

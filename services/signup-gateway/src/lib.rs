@@ -58,7 +58,7 @@ pub async fn serve_at(
     let channel = pulse_rpc::channel(&config.endpoints.url(Service::Provisioner).to_string())?;
     let limits = Limits::new(&config, &clock);
     limits.sweep_in_background(&shutdown);
-    let sign_ups = SignUps::new(limits, config.signup.password_policy(), Provisioner::new(channel));
+    let sign_ups = SignUps::new(limits, config.password_policy(), Provisioner::new(channel));
     let service =
         SignupServiceServer::new(grpc::Signup::new(sign_ups)).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
