@@ -6,12 +6,15 @@
 //! What runs is spawned through [`Shutdown::spawn`] or [`Shutdown::spawn_service`], so that the process ends only
 //! after it has, and never goes on half alive: a panic anywhere, or a service that ends before it was told to,
 //! begins the shutdown and is what [`Shutdown::wait`] returns.
+//!
+//! Where one process runs services that call each other, [`Shutdown::behind`] makes them drain one after the other,
+//! callers first, so that what is in flight in front still finds what it needs.
 
 use std::{
     any::Any,
     future::Future,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -47,18 +50,47 @@ pub enum Failure {
 }
 
 /// A handle on the process's end; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Shutdown {
     draining: CancellationToken,
-    aborted: CancellationToken,
     tasks: TaskTracker,
+    behind: Arc<OnceLock<Shutdown>>,
+    process: Process,
+}
+
+/// What every tier of a process shares.
+#[derive(Debug, Clone, Default)]
+struct Process {
+    /// The first phase of the foremost tier, with which everything begins.
+    stopping: CancellationToken,
+    aborted: CancellationToken,
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Shutdown {
     /// A shutdown that [`Shutdown::trigger`] or a failure begins, and that only [`Shutdown::abort`] cuts short.
     pub fn new() -> Self {
-        Self::default()
+        let process = Process::default();
+        Self {
+            draining: process.stopping.clone(),
+            process,
+            tasks: TaskTracker::new(),
+            behind: Arc::default(),
+        }
+    }
+
+    /// The shutdown of what stands behind this, such as the services that this one calls: its first phase begins when
+    /// everything that was spawned here has ended. The second phase, and failures, are those of the whole process.
+    /// Every call returns the same.
+    #[must_use]
+    pub fn behind(&self) -> Self {
+        let behind = self.behind.get_or_init(|| Self {
+            draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            behind: Arc::default(),
+            process: self.process.clone(),
+        });
+        behind.clone()
     }
 
     /// A shutdown that SIGTERM or SIGINT begins too; what is still running after `grace`, or at a second signal,
@@ -96,7 +128,8 @@ impl Shutdown {
     /// Begins the second phase.
     pub fn abort(&self) {
         self.draining.cancel();
-        self.aborted.cancel();
+        self.process.stopping.cancel();
+        self.process.aborted.cancel();
     }
 
     /// Completes when the first phase begins.
@@ -106,7 +139,7 @@ impl Shutdown {
 
     /// Completes when the second phase begins.
     pub fn aborted(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.aborted.clone().cancelled_owned()
+        self.process.aborted.clone().cancelled_owned()
     }
 
     /// Whether the first phase has begun.
@@ -148,15 +181,20 @@ impl Shutdown {
         });
     }
 
-    /// Waits until shutdown has begun and everything that was spawned has ended.
+    /// Waits until shutdown has begun and everything that was spawned has ended, here and then behind this.
     ///
     /// # Errors
     /// What stopped the process, when it was not told to stop. The first failure counts.
     pub async fn wait(&self) -> Result<(), Failure> {
         self.draining.cancelled().await;
-        self.tasks.close();
-        self.tasks.wait().await;
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut tier = Some(self);
+        while let Some(Self { draining, tasks, behind, .. }) = tier {
+            draining.cancel();
+            tasks.close();
+            tasks.wait().await;
+            tier = behind.get();
+        }
+        let failure = self.process.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), Err)
     }
 
@@ -182,8 +220,8 @@ impl Shutdown {
 
     fn fail(&self, failure: Failure) {
         tracing::error!(cause = %failure, "stopping, because something that must run does not");
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
-        self.trigger();
+        self.process.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        self.process.stopping.cancel();
     }
 }
 
@@ -273,6 +311,38 @@ mod tests {
         shutdown.spawn("reaper", async { panic!("no such row") });
         let failure = shutdown.wait().await.unwrap_err();
         assert_eq!(failure.to_string(), "reaper panicked: no such row");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_behind_drains_when_what_is_in_front_has_ended() {
+        let edge = Shutdown::new();
+        let store = edge.behind();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for (name, shutdown, takes) in [("edge", &edge, 5), ("store", &store, 1)] {
+            let (draining, order) = (shutdown.draining(), Arc::clone(&order));
+            shutdown.spawn_service(name, async move {
+                draining.await;
+                order.lock().unwrap().push(format!("{name} drains"));
+                tokio::time::sleep(Duration::from_secs(takes)).await;
+                order.lock().unwrap().push(format!("{name} ended"));
+                Ok::<_, anyhow::Error>(())
+            });
+        }
+        edge.trigger();
+        edge.wait().await.unwrap();
+        assert_eq!(*order.lock().unwrap(), ["edge drains", "edge ended", "store drains", "store ended"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_behind_stops_everything_and_an_abort_ends_it() {
+        let edge = Shutdown::new();
+        edge.behind().spawn_service("store", async { Err(anyhow::anyhow!("disk full")) });
+        edge.behind().spawn_service("other", never());
+        edge.spawn_service("edge", never());
+        edge.draining().await;
+        assert!(!edge.behind().is_draining(), "not before what is in front has ended");
+        edge.abort();
+        assert_eq!(edge.wait().await.unwrap_err().to_string(), "store failed: disk full");
     }
 
     #[tokio::test(start_paused = true)]
