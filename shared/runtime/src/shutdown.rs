@@ -67,6 +67,13 @@ struct Process {
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
+impl Default for Shutdown {
+    fn default() -> Self {
+        let process = Process::default();
+        Self { draining: process.stopping.clone(), process, tasks: TaskTracker::new(), behind: Arc::default() }
+    }
+}
+
 impl Shutdown {
     /// A shutdown that [`Shutdown::trigger`] or a failure begins, and that only [`Shutdown::abort`] cuts short.
     pub fn new() -> Self {
