@@ -1,1 +1,25 @@
-fn main() {}
+//! `pulse-provisioner`: settings, the store, then serve until told to stop.
+
+use std::{process::ExitCode, sync::Arc};
+
+use pulse_provisioner::{Config, open_store, serve};
+use pulse_runtime::{
+    Service, run,
+    settings::{self, or_exit},
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let config: Config = settings::parse();
+    or_exit(config.check_strict());
+    let common = config.common.clone();
+    run("pulse-provisioner", &common, async |shutdown| {
+        let (setting, addr) = config.endpoints.listener(Service::Provisioner);
+        let listener = settings::bind(setting, addr).await?;
+        let store = Arc::new(open_store(&config).await?);
+        tracing::info!(addr = %listener.local_addr()?, "listening");
+        shutdown.spawn_service("provisioner", serve(config, store, listener, shutdown.clone()));
+        Ok(())
+    })
+    .await
+}

@@ -63,7 +63,11 @@ mod tests {
             (&admin, &none, 0, true),
             (&none, &owner, 0, true),
         ] {
-            assert_eq!(may_replace(before, after, others).is_ok(), allowed, "{before:?} -> {after:?}, {others}");
+            assert_eq!(
+                may_replace(before, after, others).is_ok(),
+                allowed,
+                "{before:?} -> {after:?}, {others}"
+            );
         }
     }
 }

@@ -60,8 +60,7 @@ impl Hasher {
     pub(super) fn verify(&mut self, password: &[u8], hash: &PasswordHash) -> Result<bool, HasherError> {
         let malformed = |_| HasherError::Malformed;
         let stored = phc::PasswordHash::new(hash.expose_phc()).map_err(malformed)?;
-        let algorithm =
-            Algorithm::try_from(stored.algorithm.as_str()).map_err(|_| HasherError::Malformed)?;
+        let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(|_| HasherError::Malformed)?;
         let version = stored.version.ok_or(HasherError::Malformed)?;
         let version = Version::try_from(version).map_err(|_| HasherError::Malformed)?;
         let params = Params::try_from(&stored).map_err(|_| HasherError::Malformed)?;

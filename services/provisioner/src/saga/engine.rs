@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use pulse_kernel::{ApiError, Ids, OrgId};
 use pulse_rpc::RequestId;
 use pulse_store::{StoreError, time};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
 
 use super::{
     Saga, SagaId, SagaKind, Subject,
@@ -25,6 +26,7 @@ pub struct Engine {
     ids: Ids,
     recovered: Arc<Semaphore>,
     purged: Arc<Semaphore>,
+    running: TaskTracker,
 }
 
 impl Engine {
@@ -33,7 +35,7 @@ impl Engine {
         let ids = Ids::new(Arc::clone(&runner.clock), Arc::clone(&runner.entropy));
         let room = || Arc::new(Semaphore::new(runner.tuning.concurrency));
         let (recovered, purged) = (room(), room());
-        Self { runner, endings: Endings::default(), ids, recovered, purged }
+        Self { runner, endings: Endings::default(), ids, recovered, purged, running: TaskTracker::new() }
     }
 
     /// What its runners have.
@@ -46,10 +48,51 @@ impl Engine {
         &self.endings
     }
 
+    /// Begins a saga and runs it in the background. Both go on when the caller stops waiting: a claim without a runner
+    /// would have to wait for its lease to run out.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or nobody knows whether it was.
+    pub async fn begin(&self, saga: Saga, request_id: RequestId) -> Result<Begun, StoreError> {
+        let (caller, answer) = oneshot::channel();
+        let engine = self.clone();
+        self.spawn_saga(async move {
+            let begun = engine.write_beginning(&saga).await;
+            let started = matches!(begun, Ok(Begun::Started));
+            // The caller may have gone; the saga goes on.
+            caller.send(begun).ok();
+            if started {
+                engine.run(saga, &request_id).await;
+            }
+        });
+        answer.await.unwrap_or(Err(StoreError::Unavailable("the process is being stopped")))
+    }
+
+    /// Writes the first row of the journal; reads back when nobody knows whether it is there.
+    async fn write_beginning(&self, saga: &Saga) -> Result<Begun, StoreError> {
+        match self.runner.store.begin(saga.clone()).await {
+            Err(StoreError::Ambiguous(cause)) => match self.runner.store.find_saga(&saga.id()).await? {
+                Some(_) => Ok(Begun::Started),
+                None => Err(StoreError::Ambiguous(cause)),
+            },
+            begun => begun,
+        }
+    }
+
     /// Runs a saga in the background, on which this process holds the lease. It goes on whoever stops waiting for it.
     pub fn start(&self, saga: Saga, request_id: RequestId) {
         let engine = self.clone();
-        self.runner.shutdown.spawn("saga", async move { engine.run(saga, &request_id).await });
+        self.spawn_saga(async move { engine.run(saga, &request_id).await });
+    }
+
+    /// Waits until no saga runs here any more.
+    pub async fn idle(&self) {
+        self.running.close();
+        self.running.wait().await;
+    }
+
+    fn spawn_saga(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runner.shutdown.spawn("saga", self.running.track_future(work));
     }
 
     /// Recovers what nobody runs and finds what is to be purged, in the background, until the process is stopped.
@@ -93,7 +136,7 @@ impl Engine {
                 let engine = self.clone();
                 let request_id = RequestId::generate(&self.ids);
                 tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
-                self.runner.shutdown.spawn("saga", async move {
+                self.spawn_saga(async move {
                     engine.run(saga, &request_id).await;
                     drop(permit);
                 });
@@ -115,7 +158,7 @@ impl Engine {
                 if let Some(saga) = self.begin_purge(org_id).await? {
                     let engine = self.clone();
                     let request_id = RequestId::generate(&self.ids);
-                    self.runner.shutdown.spawn("saga", async move {
+                    self.spawn_saga(async move {
                         engine.run(saga, &request_id).await;
                         drop(permit);
                     });

@@ -112,9 +112,10 @@ impl Step {
     /// The saga that it is a step of.
     pub const fn kind(self) -> SagaKind {
         match self {
-            Self::CreateOrganization | Self::InsertAccount | Self::StartTrial | Self::ActivateOrganization => {
-                SagaKind::Provision
-            }
+            Self::CreateOrganization
+            | Self::InsertAccount
+            | Self::StartTrial
+            | Self::ActivateOrganization => SagaKind::Provision,
             Self::PurgeBillingState | Self::DeleteAccounts | Self::FinishPurge => SagaKind::Purge,
         }
     }

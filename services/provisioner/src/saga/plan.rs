@@ -66,7 +66,9 @@ pub fn plan(
             Ok(Progress { cause: None, ..enter(progress, State::Done, moment) })
         }
         (Outcome::GoalReached, _) => Err(invalid()),
-        (Outcome::Failed(failure), _) => Ok(after_failure(progress, step, direction, failure, moment, tuning)),
+        (Outcome::Failed(failure), _) => {
+            Ok(after_failure(progress, step, direction, failure, moment, tuning))
+        }
     }
 }
 

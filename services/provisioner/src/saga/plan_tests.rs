@@ -52,8 +52,8 @@ fn states() -> Vec<State> {
 fn every_state_with_success() {
     use State::{Compensating, Done, Running, Undone};
     use Step::{
-        ActivateOrganization, CreateOrganization, DeleteAccounts, FinishPurge, InsertAccount, PurgeBillingState,
-        StartTrial,
+        ActivateOrganization, CreateOrganization, DeleteAccounts, FinishPurge, InsertAccount,
+        PurgeBillingState, StartTrial,
     };
     let back = |step| State::Stuck { step, direction: Direction::Backward };
     let on = |step| State::Stuck { step, direction: Direction::Forward };
@@ -112,7 +112,10 @@ fn every_state_with_a_transient_failure() {
             (SagaKind::Purge, Direction::Backward) => unreachable!("a purge is never undone"),
         };
         assert_eq!(last.state, expected, "{state:?}: not for ever");
-        assert!(last.next_attempt_at.is_some(), "{state:?}: what may pass is tried again without an operator");
+        assert!(
+            last.next_attempt_at.is_some(),
+            "{state:?}: what may pass is tried again without an operator"
+        );
     }
 }
 

@@ -71,7 +71,9 @@ pub(super) fn local_effect(saga: &Saga, direction: Direction) -> Effect {
 pub(super) fn ended_record(saga: &Saga, at: Timestamp, request_id: Option<String>) -> Option<AuditDraft> {
     let Subject::Provision { owner, trial_ends_at, .. } = &saga.subject else { return None };
     let (action, after) = match saga.state() {
-        State::Done => ("tenant_provisioned", json!({ "owner_user_id": owner, "trial_ends_at": trial_ends_at })),
+        State::Done => {
+            ("tenant_provisioned", json!({ "owner_user_id": owner, "trial_ends_at": trial_ends_at }))
+        }
         State::Undone => {
             let cause = saga.progress.cause.as_ref().map(ToString::to_string);
             ("provisioning_undone", json!({ "owner_user_id": owner, "cause": cause }))

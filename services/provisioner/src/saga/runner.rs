@@ -83,8 +83,7 @@ impl Runner {
     /// # Errors
     /// When the journal cannot be written.
     pub async fn take_over(&self, saga: &Saga) -> Result<Option<Saga>, StoreError> {
-        let leased =
-            Saga { lease: Some(self.lease(Duration::ZERO)), updated_at: self.now(), ..saga.clone() };
+        let leased = Saga { lease: Some(self.lease(Duration::ZERO)), updated_at: self.now(), ..saga.clone() };
         match self.commit(Advance { saga: leased, effect: Effect::None, audit: None }).await {
             Ok(saga) => Ok(Some(saga)),
             Err(NotCommitted::Fenced | NotCommitted::EmailTaken) => Ok(None),
@@ -102,7 +101,7 @@ impl Runner {
                 return (saga, Stopped::Draining);
             }
             let (outcome, effect) = if step.is_local() {
-                (Outcome::Succeeded, self.local_effect(&saga, direction))
+                (Outcome::Succeeded, local_effect(&saga, direction))
             } else {
                 (self.act(&mut saga, step, direction, request_id).await, Effect::None)
             };
@@ -177,13 +176,6 @@ impl Runner {
         }
     }
 
-    fn local_effect(&self, saga: &Saga, direction: Direction) -> Effect {
-        match saga.subject {
-            Subject::Provision { .. } => provision::local_effect(saga, direction),
-            Subject::Purge => Effect::DeleteTenant,
-        }
-    }
-
     fn follow(&self, saga: &Saga, outcome: &Outcome) -> Result<Progress, InvalidTransition> {
         let moment = Moment { now: self.now(), jitter: Jitter::draw(&*self.entropy) };
         let progress = plan(&saga.progress, outcome, moment, &self.tuning)?;
@@ -200,12 +192,8 @@ impl Runner {
         let goes_on = !progress.state.has_ended() && !progress.state.is_stuck();
         let pause = progress.next_attempt_at.map(|due| due.duration_since(now)).unwrap_or_default();
         let pause = Duration::try_from(pause).unwrap_or_default();
-        let mut next = Saga {
-            lease: goes_on.then(|| self.lease(pause)),
-            updated_at: now,
-            progress,
-            ..saga.clone()
-        };
+        let mut next =
+            Saga { lease: goes_on.then(|| self.lease(pause)), updated_at: now, progress, ..saga.clone() };
         let ended = next.state().has_ended();
         let effect = match (&mut next.subject, ended) {
             (Subject::Provision { claim, .. }, true) => {
@@ -277,10 +265,8 @@ impl Runner {
         if after.state().has_ended() {
             self.meters.ended(after);
             let (org_id, kind) = (&after.org_id, after.subject.kind().as_str());
-            match &after.progress.cause {
-                Some(cause) => tracing::warn!(%org_id, kind, %cause, "undone"),
-                None => tracing::info!(%org_id, kind, "done"),
-            }
+            let cause = after.progress.cause.as_ref().map(tracing::field::display);
+            tracing::info!(%org_id, kind, state = ?after.state(), cause, "ended");
         }
         if before.state().is_stuck() != after.state().is_stuck() {
             if let State::Stuck { step, direction } = after.state() {
@@ -315,6 +301,14 @@ impl Runner {
     /// The time, as precisely as the journal keeps it.
     fn now(&self) -> jiff::Timestamp {
         time::truncate(self.clock.now())
+    }
+}
+
+/// What doing or undoing a local step changes in this store.
+fn local_effect(saga: &Saga, direction: Direction) -> Effect {
+    match saga.subject {
+        Subject::Provision { .. } => provision::local_effect(saga, direction),
+        Subject::Purge => Effect::DeleteTenant,
     }
 }
 

@@ -15,8 +15,8 @@ use pulse_store::{
 use pulse_tenant_guard::TenantRole;
 
 use super::{
-    Advance, AdvanceError, Begun, Effect, EmailHolder, RoleChange, SagaCursor, SagaQuery, SetRolesError, StateFilter,
-    Store, removal_record, roles_record,
+    Advance, AdvanceError, Begun, Effect, EmailHolder, RoleChange, SagaCursor, SagaQuery, SetRolesError,
+    StateFilter, Store, removal_record, roles_record,
 };
 use crate::{
     domain::{Account, Member, Roles, may_replace},
@@ -81,10 +81,7 @@ impl MemoryStore {
     }
 
     /// All of `work` or nothing of it.
-    fn write<T, E: From<StoreError>>(
-        &self,
-        work: impl FnOnce(&mut Tables) -> Result<T, E>,
-    ) -> Result<T, E> {
+    fn write<T, E: From<StoreError>>(&self, work: impl FnOnce(&mut Tables) -> Result<T, E>) -> Result<T, E> {
         let mut inner = self.lock();
         let fault = inner.faults.pop_front().flatten();
         if fault == Some(Fault::Unavailable) {
@@ -140,8 +137,12 @@ impl MemoryStore {
                         removal_record(org_id.clone(), *user_id, roles, saga.updated_at)
                     })
                     .collect();
-                guests.into_iter().for_each(|record| self.append(tables, record));
-                ids.into_iter().for_each(|user_id| tables.delete_account(user_id));
+                for record in guests {
+                    self.append(tables, record);
+                }
+                for user_id in ids {
+                    tables.delete_account(user_id);
+                }
                 tables.memberships.retain(|(org_id, _), _| org_id != home);
                 tables.audit.delete(home);
                 tables.sagas.remove(&SagaId::provision(home.clone()));
@@ -200,6 +201,8 @@ impl Store for MemoryStore {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    async fn close(&self) {}
 
     async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<EmailHolder>, StoreError> {
         Ok(self.read(|tables| {

@@ -202,6 +202,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Whether the store can be used.
     async fn ping(&self) -> Result<(), StoreError>;
 
+    /// Finishes what is queued and refuses what comes later.
+    async fn close(&self);
+
     /// Who has the address: the provisioning that goes on, else the account.
     async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<EmailHolder>, StoreError>;
 

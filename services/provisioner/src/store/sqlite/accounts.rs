@@ -76,7 +76,9 @@ pub(super) async fn delete(
 
 /// Deletes a tenant's accounts with all their roles anywhere, and all roles in it.
 pub(super) async fn delete_tenant(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<(), sqlx::Error> {
-    for statement in ["DELETE FROM memberships WHERE org_id = ?", "DELETE FROM accounts WHERE home_org_id = ?"] {
+    for statement in
+        ["DELETE FROM memberships WHERE org_id = ?", "DELETE FROM accounts WHERE home_org_id = ?"]
+    {
         sqlx::query(statement).bind(org_id.as_str()).execute(&mut *conn).await?;
     }
     Ok(())
@@ -117,10 +119,7 @@ pub(super) async fn roles(
     names.iter().map(|name| rows::role(name)).collect()
 }
 
-pub(super) async fn owners(
-    conn: &mut SqliteConnection,
-    org_id: &OrgId,
-) -> Result<Vec<UserId>, sqlx::Error> {
+pub(super) async fn owners(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<Vec<UserId>, sqlx::Error> {
     let ids: Vec<String> =
         sqlx::query_scalar("SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner'")
             .bind(org_id.as_str())

@@ -65,11 +65,6 @@ impl SqliteStore {
         Ok(Self { db, entropy })
     }
 
-    /// Finishes what is queued and closes the file.
-    pub async fn close(&self) {
-        self.db.close().await;
-    }
-
     fn salt(&self) -> Salt {
         Salt::random(&*self.entropy)
     }
@@ -79,6 +74,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.db.ping().await
+    }
+
+    async fn close(&self) {
+        self.db.close().await;
     }
 
     async fn find_by_email(&self, email: &EmailAddress) -> Result<Option<EmailHolder>, StoreError> {
