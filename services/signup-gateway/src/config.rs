@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use pulse_kernel::PasswordPolicy;
-use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError};
+use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, settings::password_min_length};
 
 /// Everything that `pulse-signup-gateway` is started with.
 #[derive(Debug, Clone, clap::Parser)]
@@ -99,12 +99,6 @@ fn verification(text: &str) -> Result<Verification, String> {
         "email" => Err("expected none: this version does not verify email addresses".into()),
         _ => Err("expected none".into()),
     }
-}
-
-/// NIST SP 800-63B-4 section 3.1.1.2 and OWASP ASVS 5 section 6.2.1 know no minimum below 8.
-fn password_min_length(text: &str) -> Result<usize, String> {
-    let length = text.parse().ok().filter(|length| (8..=128).contains(length));
-    length.ok_or_else(|| "expected a whole number from 8 to 128".into())
 }
 
 #[cfg(test)]

@@ -55,11 +55,13 @@ async fn begin(
     start: impl AsyncFnOnce(&Shutdown) -> anyhow::Result<()>,
 ) -> anyhow::Result<Shutdown> {
     let shutdown = Shutdown::on_signals(common.shutdown_grace).context("cannot listen to signals")?;
-    telemetry.serve_metrics(bind("PULSE_METRICS_ADDR", common.metrics_addr).await?);
+    let metrics = bind("PULSE_METRICS_ADDR", common.metrics_addr).await?;
     tokio::select! {
         started = start(&shutdown) => started?,
         () = shutdown.aborted() => {}
     }
+    // Not before: a start that is refused says so in one line and logs none.
+    telemetry.serve_metrics(metrics);
     Ok(shutdown)
 }
 

@@ -52,4 +52,4 @@ pub use endpoints::{Endpoints, Service};
 pub use error::SettingError;
 pub use listener::bind;
 pub use parse::{or_exit, parse, try_parse_command, try_parse_from, try_parse_with_defaults, with_defaults};
-pub use values::{boolean, duration, http_url, log_filter, positive_duration};
+pub use values::{boolean, duration, http_url, log_filter, password_min_length, positive_duration};

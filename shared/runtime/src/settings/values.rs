@@ -36,6 +36,16 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The fewest characters of a password: 8 to 128. NIST SP 800-63B-4 section 3.1.1.2 and OWASP ASVS 5 section 6.2.1 know
+/// no minimum below 8.
+///
+/// # Errors
+/// When it is not such a number.
+pub fn password_min_length(text: &str) -> Result<usize, String> {
+    let length = text.parse().ok().filter(|length| (8..=128).contains(length));
+    length.ok_or_else(|| "expected a whole number from 8 to 128".into())
+}
+
 /// The address of a gRPC service: `http://host:port`, without a path.
 ///
 /// # Errors
@@ -84,6 +94,14 @@ mod tests {
             assert!(duration(text).is_err() && positive_duration(text).is_err(), "{text:?}");
         }
         assert!(positive_duration("0s").unwrap_err().contains("longer than zero"));
+    }
+
+    #[test]
+    fn a_password_is_never_shorter_than_eight() {
+        assert_eq!((password_min_length("8"), password_min_length("128")), (Ok(8), Ok(128)));
+        for text in ["", "7", "129", "-8", "8.0", "many"] {
+            assert!(password_min_length(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
