@@ -89,7 +89,7 @@ mod tests {
     fn the_defaults_are_those_of_the_contract() {
         let settings = parse(&[]).unwrap().lifecycle;
         assert_eq!(settings.retention_days, Retention::from_days(30.0).unwrap());
-        assert_eq!((settings.reaper_interval, settings.reaper_dry_run), (Duration::from_secs(300), false));
+        assert_eq!((settings.reaper_interval, settings.reaper_dry_run), (Duration::from_mins(5), false));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use futures::future::join_all;
 use pulse_store::{OpenError, SqlErrorClass, SqliteDb, StoreError};
@@ -201,6 +201,42 @@ async fn writes_queued_before_a_close_are_done() {
     assert!(written.is_ok());
     let wal = directory.path().join("things.db-wal");
     assert!(!wal.exists() || wal.metadata().unwrap().len() == 0, "the log was copied into the database");
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("things.db");
+    let db = SqliteDb::open(&path, &V1).await.unwrap();
+    for number in 1..200 {
+        write(&db, format!("canary-{number}"), number).await.unwrap();
+    }
+    let deleted: Result<_, StoreError> = db
+        .write(|conn| {
+            Box::pin(async move { Ok(sqlx::query("DELETE FROM things WHERE size > 1").execute(conn).await?) })
+        })
+        .await;
+    assert_eq!(deleted.unwrap().rows_affected(), 198);
+    db.close().await;
+    let bytes = std::fs::read(&path).unwrap();
+    let left = bytes.windows(7).filter(|window| window == b"canary-").count();
+    // One row was kept; and SQLite may leave a copy in the gap of a page that it rebuilt.
+    assert!((1..=5).contains(&left), "{left} of 199");
+}
+
+#[tokio::test]
+async fn the_files_belong_to_their_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("data");
+    let db = SqliteDb::open(&folder.join("things.db"), &V1).await.unwrap();
+    write(&db, "a".to_owned(), 1).await.unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 3, "database, log and lock: {files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
 }
 
 #[tokio::test]

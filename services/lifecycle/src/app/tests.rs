@@ -1,1 +1,223 @@
+//! What the use cases add to domain and store: doing it again, reading back, and not stopping halfway.
 
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::join_all};
+use jiff::SignedDuration;
+use pulse_kernel::{EmailAddress, OrgId, OrgName, UserId};
+use pulse_testkit::{ManualClock, SeededEntropy, eventually};
+
+use super::{
+    Organizations,
+    operations::Order,
+    reaper::{Reaped, Reaper},
+    tenancy::NewOrganization,
+};
+use crate::{
+    domain::{Note, Organization, Owner, Retention, Status, StatusKind},
+    error::LifecycleError,
+    store::{MemoryStore, Store, memory::Fault},
+};
+
+const WAIT: Duration = Duration::from_secs(20);
+
+struct World {
+    clock: ManualClock,
+    store: MemoryStore,
+    organizations: Organizations,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = ManualClock::default();
+        let store = MemoryStore::new(&clock, Arc::new(SeededEntropy::default()));
+        let organizations =
+            Organizations::new(Arc::new(store.clone()), Arc::new(clock.clone())).await.unwrap();
+        Self { clock, store, organizations }
+    }
+
+    async fn active(&self, id: &str) -> Organization {
+        self.organizations.create(request(id)).await.unwrap();
+        self.organizations.activate(&org(id)).await.unwrap()
+    }
+
+    async fn deleted(&self, id: &str, days: f64) -> Organization {
+        self.active(id).await;
+        let retention = Retention::from_days(days).unwrap();
+        self.organizations.soft_delete(order(id), retention, "ann").await.unwrap()
+    }
+
+    fn reaper(&self, dry_run: bool) -> Reaper {
+        Reaper::new(self.organizations.clone(), Duration::from_mins(1), dry_run)
+    }
+
+    async fn kind(&self, id: &str) -> StatusKind {
+        self.organizations.get(&org(id)).await.unwrap().status.kind()
+    }
+
+    async fn records(&self, id: &str) -> usize {
+        self.store.audit_events(&org(id), None, 1000).await.unwrap().len()
+    }
+}
+
+fn org(id: &str) -> OrgId {
+    OrgId::parse(id).unwrap()
+}
+
+fn request(id: &str) -> NewOrganization {
+    let owner = Owner {
+        user_id: UserId::parse("0198c0de-0000-7000-8000-000000000001").unwrap(),
+        email: EmailAddress::parse(&format!("{id}@example.com")).unwrap(),
+    };
+    NewOrganization { id: org(id), owner, display_name: OrgName::parse("Acme, Inc.").unwrap() }
+}
+
+fn order(id: &str) -> Order {
+    Order { id: org(id), etag: None, note: Note::parse("because").unwrap() }
+}
+
+#[tokio::test]
+async fn the_outcome_of_an_ambiguous_commit_is_read_back() {
+    let world = World::new().await;
+    let ambiguous = || world.store.inject(Fault::Ambiguous);
+    ambiguous();
+    world.organizations.create(request("acme")).await.unwrap();
+    ambiguous();
+    world.organizations.activate(&org("acme")).await.unwrap();
+    ambiguous();
+    world.organizations.suspend(order("acme"), "ann").await.unwrap();
+    assert_eq!(world.records("acme").await, 3);
+    ambiguous();
+    world.organizations.abandon(&org("late")).await.unwrap();
+    assert_eq!(world.records("late").await, 1);
+}
+
+#[tokio::test]
+async fn a_write_that_failed_changed_nothing_and_can_be_repeated() {
+    let world = World::new().await;
+    world.active("acme").await;
+    for fault in [Fault::Unavailable, Fault::Aborted] {
+        world.store.inject(fault);
+        let refused = world.organizations.suspend(order("acme"), "ann").await.unwrap_err();
+        assert!(matches!(refused, LifecycleError::Store(_)));
+        assert_eq!(world.kind("acme").await, StatusKind::Active);
+    }
+    world.organizations.suspend(order("acme"), "ann").await.unwrap();
+    assert_eq!(world.records("acme").await, 3);
+}
+
+#[tokio::test]
+async fn one_of_many_operators_suspends_and_the_others_are_told() {
+    let world = World::new().await;
+    world.active("acme").await;
+    let attempts = (0..10).map(|_| world.organizations.suspend(order("acme"), "ann"));
+    let outcomes = join_all(attempts).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    for refused in outcomes.into_iter().filter_map(Result::err) {
+        assert!(matches!(refused, LifecycleError::Refused(_)), "{refused}");
+    }
+    assert_eq!(world.records("acme").await, 3);
+}
+
+#[tokio::test]
+async fn many_copies_of_one_request_make_one_organization() {
+    let world = World::new().await;
+    let created = join_all((0..10).map(|_| world.organizations.create(request("acme")))).await;
+    assert!(created.iter().all(Result::is_ok));
+    let id = org("acme");
+    let activated = join_all((0..10).map(|_| world.organizations.activate(&id))).await;
+    assert!(activated.iter().all(Result::is_ok));
+    assert_eq!(world.records("acme").await, 2);
+}
+
+#[tokio::test]
+async fn a_change_is_stored_although_its_caller_left() {
+    let world = World::new().await;
+    world.active("acme").await;
+    // Long enough to be decided and handed over, and no longer.
+    assert!(world.organizations.suspend(order("acme"), "ann").now_or_never().is_none());
+    eventually(WAIT, async || world.kind("acme").await == StatusKind::Suspended).await;
+}
+
+#[tokio::test]
+async fn creating_and_abandoning_at_the_same_time_leaves_no_organization_behind() {
+    for _ in 0..20 {
+        let world = World::new().await;
+        let id = org("acme");
+        let (created, abandoned) =
+            tokio::join!(world.organizations.create(request("acme")), world.organizations.abandon(&id));
+        abandoned.unwrap();
+        if let Err(refused) = created {
+            assert!(matches!(refused, LifecycleError::IdTaken), "{refused}");
+        }
+        let gone = world.organizations.get(&org("acme")).await.unwrap_err();
+        assert!(matches!(gone, LifecycleError::NotFound));
+    }
+}
+
+#[tokio::test]
+async fn the_reaper_takes_what_is_due_and_nothing_else() {
+    let world = World::new().await;
+    world.active("active").await;
+    world.deleted("due", 1.0).await;
+    world.deleted("not-yet", 2.0).await;
+    world.deleted("restored", 1.0).await;
+    world.organizations.restore(order("restored"), "ann").await.unwrap();
+    let reaper = world.reaper(false);
+    assert_eq!(reaper.reap().await.unwrap(), Reaped::default());
+
+    world.clock.advance(SignedDuration::from_hours(24));
+    assert_eq!(reaper.reap().await.unwrap(), Reaped { due: 1, begun: 1 });
+    assert_eq!(world.kind("due").await, StatusKind::Purging);
+    assert_eq!(world.kind("not-yet").await, StatusKind::PendingDeletion);
+    for untouched in ["active", "restored", "default"] {
+        assert_eq!(world.kind(untouched).await, StatusKind::Active);
+    }
+    assert_eq!(reaper.reap().await.unwrap(), Reaped::default(), "once is enough");
+    let last = &world.store.audit_events(&org("due"), None, 1).await.unwrap()[0];
+    assert_eq!(
+        (last.actor.as_str(), last.action.as_str()),
+        ("service:lifecycle", "organization_purge_begun")
+    );
+}
+
+#[tokio::test]
+async fn the_reaper_takes_more_than_one_batch_and_each_once_also_next_to_another_reaper() {
+    let world = World::new().await;
+    for number in 0..120 {
+        world.deleted(&format!("org-{number}"), 1.0).await;
+    }
+    world.clock.advance(SignedDuration::from_hours(24));
+    assert_eq!(world.reaper(true).reap().await.unwrap(), Reaped { due: 120, begun: 0 });
+    let (one, other) = (world.reaper(false), world.reaper(false));
+    let (one, other) = tokio::join!(one.reap(), other.reap());
+    assert_eq!(one.unwrap().begun + other.unwrap().begun, 120);
+    let counts = world.store.counts().await.unwrap();
+    assert_eq!((counts.of(StatusKind::Purging), counts.of(StatusKind::PendingDeletion)), (120, 0));
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let world = World::new().await;
+    let deleted = world.deleted("due", 1.0).await;
+    world.clock.advance(SignedDuration::from_hours(48));
+    assert_eq!(world.reaper(true).reap().await.unwrap(), Reaped { due: 1, begun: 0 });
+    assert_eq!(world.organizations.get(&deleted.id).await.unwrap(), deleted);
+}
+
+#[tokio::test]
+async fn a_restoration_next_to_the_reaper_wins_or_is_refused_but_never_half() {
+    for _ in 0..20 {
+        let world = World::new().await;
+        world.deleted("acme", 1.0).await;
+        world.clock.advance(SignedDuration::from_hours(24));
+        let reaper = world.reaper(false);
+        let (outcome, reaped) =
+            tokio::join!(world.organizations.restore(order("acme"), "ann"), reaper.reap());
+        let status = world.organizations.get(&org("acme")).await.unwrap().status;
+        match outcome {
+            Ok(_) => assert_eq!((status, reaped.unwrap().begun), (Status::Active, 0)),
+            Err(_) => assert_eq!((status.kind(), reaped.unwrap().begun), (StatusKind::Purging, 1)),
+        }
+    }
+}

@@ -276,13 +276,15 @@ impl Store for MemoryStore {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Ready, ready};
+
     use pulse_testkit::{ManualClock, SeededEntropy};
 
     use super::*;
     use crate::store::conformance::{by, new, store_conformance};
 
-    async fn open() -> (MemoryStore, ()) {
-        (MemoryStore::new(&ManualClock::default(), Arc::new(SeededEntropy::default())), ())
+    fn open() -> Ready<(MemoryStore, ())> {
+        ready((MemoryStore::new(&ManualClock::default(), Arc::new(SeededEntropy::default())), ()))
     }
 
     store_conformance!(open());

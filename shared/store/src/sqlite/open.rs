@@ -3,7 +3,7 @@
 use std::{
     fs::{DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -67,18 +67,18 @@ impl LockFile {
                 .map_err(|source| failed(directory, source))?;
         }
         let path = lock_path(database);
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| failed(&path, source))?;
+        let file = open_private(&path).map_err(|source| failed(&path, source))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: database.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(&path, source)),
         }
     }
+}
+
+/// Opens a file for writing; one that is made belongs to its owner alone, whatever the umask.
+fn open_private(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 fn lock_path(database: &Path) -> PathBuf {
@@ -125,6 +125,9 @@ pub(super) fn write_options(path: &Path) -> SqliteConnectOptions {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        // What is deleted is overwritten: a purged tenant's data must not linger in the file's free space. Only where
+        // SQLite rebuilt a page can a copy be left in its gap, until the page is used again or the file vacuumed.
+        .pragma("secure_delete", "ON")
         // After a burst the log shrinks back to this many bytes.
         .pragma("journal_size_limit", "16777216")
 }
@@ -152,6 +155,8 @@ pub(super) async fn connect_and_migrate(
             _ => OpenError::Connect { path, source },
         }
     };
+    // SQLite takes an empty file for an empty database, and gives its other files the same mode.
+    open_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     let mut conn = write_options(path).connect().await.map_err(failed)?;
     migrator.run_direct(None, &mut conn, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => OpenError::NewerSchema { path: path.to_owned(), version },
