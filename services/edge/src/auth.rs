@@ -22,7 +22,7 @@ pub(crate) struct Credentials(MetadataValue<Ascii>);
 
 impl Credentials {
     /// A call to a service in the operator's name.
-    pub fn request<T>(&self, message: T) -> tonic::Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         request.metadata_mut().insert(AUTHORIZATION.as_str(), self.0.clone());
         request

@@ -36,13 +36,13 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Channels {
     /// To signup-gateway.
-    pub signup: Channel,
+    pub(crate) signup: Channel,
     /// To lifecycle.
-    pub lifecycle: Channel,
+    pub(crate) lifecycle: Channel,
     /// To billing-state.
-    pub billing: Channel,
+    pub(crate) billing: Channel,
     /// To provisioner.
-    pub provisioner: Channel,
+    pub(crate) provisioner: Channel,
 }
 
 impl Channels {
@@ -50,7 +50,7 @@ impl Channels {
     ///
     /// # Errors
     /// When a URL is not one.
-    pub fn new(endpoints: &Endpoints) -> Result<Self, InvalidUrl> {
+    pub(crate) fn new(endpoints: &Endpoints) -> Result<Self, InvalidUrl> {
         let channel = |service| pulse_rpc::channel(&endpoints.url(service).to_string());
         Ok(Self {
             signup: channel(Service::SignupGateway)?,
@@ -74,25 +74,25 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 pub(crate) struct Page<T> {
     /// The items.
-    pub items: Vec<T>,
+    pub(crate) items: Vec<T>,
     /// Leads to the next page.
-    pub next_token: String,
+    pub(crate) next_token: String,
 }
 
 /// Which organizations to list.
 #[derive(Debug, Default)]
 pub(crate) struct OrganizationFilter {
     /// Only those in this status.
-    pub status: Option<OrganizationStatus>,
+    pub(crate) status: Option<OrganizationStatus>,
     /// How many at the most; 0 leaves it to the service.
-    pub page_size: i32,
+    pub(crate) page_size: i32,
     /// Where to go on; empty for the first page.
-    pub page_token: String,
+    pub(crate) page_token: String,
 }
 
 impl Clients {
     /// Clients over these channels.
-    pub fn new(channels: Channels) -> Self {
+    pub(crate) fn new(channels: Channels) -> Self {
         Self {
             signup: SignupServiceClient::new(channels.signup),
             lifecycle: LifecycleAdminServiceClient::new(channels.lifecycle)
@@ -104,7 +104,7 @@ impl Clients {
     }
 
     /// Signs a stranger up.
-    pub async fn sign_up(&self, body: SignUpBody, client: ClientIp) -> Result<SignUpAnswer, ApiError> {
+    pub(crate) async fn sign_up(&self, body: SignUpBody, client: ClientIp) -> Result<SignUpAnswer, ApiError> {
         let request = SignUpRequest {
             email: body.email,
             password: body.password.expose_secret().to_owned(),
@@ -116,14 +116,18 @@ impl Clients {
     }
 
     /// Looks an organization up.
-    pub async fn organization(&self, who: &Credentials, org_id: &OrgId) -> Result<Organization, ApiError> {
+    pub(crate) async fn organization(
+        &self,
+        who: &Credentials,
+        org_id: &OrgId,
+    ) -> Result<Organization, ApiError> {
         let request = lifecycle::GetOrganizationRequest { org_id: org_id.to_string() };
         let call = self.lifecycle.clone().get_organization(who.request(request)).await;
         answer(Service::Lifecycle, call)?.organization.try_into()
     }
 
     /// Lists organizations.
-    pub async fn organizations(
+    pub(crate) async fn organizations(
         &self,
         who: &Credentials,
         filter: OrganizationFilter,
@@ -143,7 +147,7 @@ impl Clients {
     }
 
     /// Suspends an organization.
-    pub async fn suspend(
+    pub(crate) async fn suspend(
         &self,
         who: &Credentials,
         org_id: &OrgId,
@@ -156,7 +160,7 @@ impl Clients {
     }
 
     /// Lets a suspended organization back in.
-    pub async fn unsuspend(
+    pub(crate) async fn unsuspend(
         &self,
         who: &Credentials,
         org_id: &OrgId,
@@ -169,7 +173,7 @@ impl Clients {
     }
 
     /// Marks an organization for deletion.
-    pub async fn soft_delete(
+    pub(crate) async fn soft_delete(
         &self,
         who: &Credentials,
         org_id: &OrgId,
@@ -184,7 +188,7 @@ impl Clients {
     }
 
     /// Takes a deletion back.
-    pub async fn restore(
+    pub(crate) async fn restore(
         &self,
         who: &Credentials,
         org_id: &OrgId,
@@ -197,14 +201,18 @@ impl Clients {
     }
 
     /// The stored billing state of a tenant, or the default.
-    pub async fn billing_state(&self, who: &Credentials, org_id: &OrgId) -> Result<BillingState, ApiError> {
+    pub(crate) async fn billing_state(
+        &self,
+        who: &Credentials,
+        org_id: &OrgId,
+    ) -> Result<BillingState, ApiError> {
         let request = billing::GetBillingStateRequest { org_id: org_id.to_string() };
         let call = self.billing.clone().get_billing_state(who.request(request)).await;
         answer(Service::BillingState, call)?.billing_state.try_into()
     }
 
     /// Stores the billing state of a tenant, who is known to exist.
-    pub async fn set_billing_state(
+    pub(crate) async fn set_billing_state(
         &self,
         who: &Credentials,
         org_id: &OrgId,
@@ -223,7 +231,7 @@ impl Clients {
     }
 
     /// A page of what one service recorded about a tenant, newest first. The gateway keeps no such records.
-    pub async fn audit_events(
+    pub(crate) async fn audit_events(
         &self,
         source: AuditSource,
         who: &Credentials,
@@ -270,7 +278,7 @@ pub(crate) enum AuditSource {
 
 impl AuditSource {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Lifecycle, Self::Provisioner, Self::BillingState];
+    pub(crate) const ALL: [Self; 3] = [Self::Lifecycle, Self::Provisioner, Self::BillingState];
 }
 
 fn answer<T>(service: Service, call: Result<Response<T>, Status>) -> Result<T, ApiError> {
@@ -285,6 +293,10 @@ fn failure(service: Service, status: &Status) -> ApiError {
             Reason::Unavailable,
             "a service that this request needs does not serve it; try again",
         ),
+        // It names a file, which is for the log.
+        Code::DataLoss => {
+            ApiError::new(Reason::StoredStateUnreadable, "an operator has to look at a stored record")
+        }
         _ => pulse_rpc::from_status(status),
     };
     let (service, code, cause) = (service.name(), status.code(), status.message());

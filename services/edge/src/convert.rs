@@ -241,8 +241,8 @@ mod tests {
     fn what_a_service_leaves_out_or_garbles_is_an_internal_error() {
         let internal = ApiError::internal();
         assert_eq!(Organization::try_from(None).unwrap_err(), internal);
-        assert_eq!(Organization::try_from(Some(Default::default())).unwrap_err(), internal);
-        assert_eq!(BillingState::try_from(Some(Default::default())).unwrap_err(), internal);
+        assert_eq!(Organization::try_from(Some(lifecycle::Organization::default())).unwrap_err(), internal);
+        assert_eq!(BillingState::try_from(Some(billing::BillingState::default())).unwrap_err(), internal);
         assert_eq!(AuditEvent::try_from(audit::AuditEvent::default()).unwrap_err(), internal);
         assert_eq!(SignUpAnswer::try_from(signup::SignUpResponse::default()).unwrap_err(), internal);
         let garbled = prost_types::Timestamp { seconds: i64::MAX, nanos: -1 };

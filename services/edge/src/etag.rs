@@ -23,7 +23,7 @@ pub(crate) trait Tagged {
 
 /// A JSON answer whose `ETag` header is the body's own.
 #[derive(Debug)]
-pub(crate) struct WithEtag<T>(pub T);
+pub(crate) struct WithEtag<T>(pub(crate) T);
 
 impl<T: Tagged + Serialize> IntoResponse for WithEtag<T> {
     fn into_response(self) -> Response {
@@ -64,7 +64,7 @@ impl Precondition {
     }
 
     /// As the header says; where there was none, as the etag says that came in the body.
-    pub fn or_tag(self, tag: Option<String>) -> Self {
+    pub(crate) fn or_tag(self, tag: Option<String>) -> Self {
         match (self, tag) {
             (Self::None, Some(tag)) => {
                 Self::OneOf(vec![tag].into_iter().filter(|tag| !tag.is_empty()).collect())
@@ -78,7 +78,7 @@ impl Precondition {
     ///
     /// # Errors
     /// `ETAG_MISMATCH` when no tag matches, and whatever `current` fails with.
-    pub async fn resolve<F>(self, current: impl FnOnce() -> F) -> Result<String, ApiError>
+    pub(crate) async fn resolve<F>(self, current: impl FnOnce() -> F) -> Result<String, ApiError>
     where
         F: Future<Output = Result<Option<String>, ApiError>>,
     {

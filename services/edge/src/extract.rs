@@ -37,7 +37,7 @@ pub(crate) struct OrgPathParameter {
 
 /// The organization that the path names, which need not exist.
 #[derive(Debug)]
-pub(crate) struct OrgPath(pub OrgId);
+pub(crate) struct OrgPath(pub(crate) OrgId);
 
 impl<S: Send + Sync> FromRequestParts<S> for OrgPath {
     type Rejection = Problem;
@@ -51,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for OrgPath {
 
 /// The parameters of the query. A parameter that `T` does not have is ignored, one that is repeated refused.
 #[derive(Debug)]
-pub(crate) struct Parameters<T>(pub T);
+pub(crate) struct Parameters<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
@@ -66,7 +66,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 
 /// A JSON body that must be there.
 #[derive(Debug)]
-pub(crate) struct JsonBody<T>(pub T);
+pub(crate) struct JsonBody<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: FromMembers> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
@@ -80,7 +80,7 @@ impl<S: Send + Sync, T: FromMembers> FromRequest<S> for JsonBody<T> {
 
 /// A JSON body that may be left out; then it counts as `{}`, whatever its media type.
 #[derive(Debug)]
-pub(crate) struct OptionalJsonBody<T>(pub T);
+pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: FromMembers> FromRequest<S> for OptionalJsonBody<T> {
     type Rejection = Problem;
@@ -157,26 +157,31 @@ pub(crate) struct Members {
 impl Members {
     /// Takes a member out; none where it is absent or null. One of the wrong type is an `INVALID_REQUEST`;
     /// `expected` completes the sentence "must be …".
-    pub fn take<T: DeserializeOwned>(&mut self, field: &str, expected: &str) -> Option<T> {
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, field: &str, expected: &str) -> Option<T> {
         self.take_or(field, Reason::InvalidRequest, expected)
     }
 
     /// As [`Members::take`], with a reason of its own for the wrong type.
-    pub fn take_or<T: DeserializeOwned>(&mut self, field: &str, reason: Reason, expected: &str) -> Option<T> {
+    pub(crate) fn take_or<T: DeserializeOwned>(
+        &mut self,
+        field: &str,
+        reason: Reason,
+        expected: &str,
+    ) -> Option<T> {
         match self.left.remove(field)? {
             Value::Null => None,
-            value => match serde_json::from_value(value) {
-                Ok(value) => Some(value),
-                Err(_) => {
+            value => {
+                let taken = serde_json::from_value(value).ok();
+                if taken.is_none() {
                     self.refuse(field, reason, format!("must be {expected}"));
-                    None
                 }
-            },
+                taken
+            }
         }
     }
 
     /// As [`Members::take_or`]; also refused where it is absent or null.
-    pub fn require_or<T: DeserializeOwned>(
+    pub(crate) fn require_or<T: DeserializeOwned>(
         &mut self,
         field: &str,
         reason: Reason,
@@ -189,7 +194,7 @@ impl Members {
     }
 
     /// Remembers what is wrong with a field.
-    pub fn refuse(&mut self, field: &str, reason: Reason, message: impl Into<String>) {
+    pub(crate) fn refuse(&mut self, field: &str, reason: Reason, message: impl Into<String>) {
         self.violations.push(field, reason, message);
     }
 

@@ -63,9 +63,10 @@ impl Listeners {
     /// Names the setting whose address cannot be listened on.
     pub async fn bind(config: &Config) -> Result<Self, SettingError> {
         let public = bind(PUBLIC_ADDR, config.edge.edge_public_addr).await?;
-        let admin = match config.edge.has_admin_listener(config.common.hosted_mode) {
-            true => Some(bind(ADMIN_ADDR, config.edge.edge_admin_addr).await?),
-            false => None,
+        let admin = if config.edge.has_admin_listener(config.common.hosted_mode) {
+            Some(bind(ADMIN_ADDR, config.edge.edge_admin_addr).await?)
+        } else {
+            None
         };
         Ok(Self { public, admin })
     }

@@ -22,40 +22,40 @@ use crate::{
 pub(crate) struct Organization {
     /// Never used twice.
     #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,63}$")]
-    pub id: String,
+    pub(crate) id: String,
     /// As its owner typed it.
-    pub display_name: String,
+    pub(crate) display_name: String,
     /// The owner's account; the default organization has none.
     #[schema(required = true)]
-    pub owner_user_id: Option<String>,
+    pub(crate) owner_user_id: Option<String>,
     /// The owner's email address, as typed.
     #[schema(required = true)]
-    pub owner_email: Option<String>,
+    pub(crate) owner_email: Option<String>,
     /// Where it is in its life.
-    pub status: OrganizationStatus,
+    pub(crate) status: OrganizationStatus,
     /// Since when it is suspended; also while a suspended one is pending deletion.
     #[schema(required = true)]
-    pub suspended_at: Option<Timestamp>,
+    pub(crate) suspended_at: Option<Timestamp>,
     /// Why it is suspended.
     #[schema(required = true)]
-    pub suspend_reason: Option<String>,
+    pub(crate) suspend_reason: Option<String>,
     /// When its deletion was asked for.
     #[schema(required = true)]
-    pub deletion_requested_at: Option<Timestamp>,
+    pub(crate) deletion_requested_at: Option<Timestamp>,
     /// For how many days it can be restored.
     #[schema(required = true, value_type = Option<f64>)]
-    pub retention_days: Option<Number>,
+    pub(crate) retention_days: Option<Number>,
     /// When it is due to be removed for good.
     #[schema(required = true)]
-    pub purge_after: Option<Timestamp>,
+    pub(crate) purge_after: Option<Timestamp>,
     /// When it was made.
     #[schema(required = true)]
-    pub created_at: Option<Timestamp>,
+    pub(crate) created_at: Option<Timestamp>,
     /// When it last changed.
     #[schema(required = true)]
-    pub updated_at: Option<Timestamp>,
+    pub(crate) updated_at: Option<Timestamp>,
     /// Changes whenever anything above does.
-    pub etag: String,
+    pub(crate) etag: String,
 }
 
 impl Tagged for Organization {
@@ -93,41 +93,41 @@ impl FromStr for OrganizationStatus {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OrganizationPage {
     /// The organizations.
-    pub organizations: Vec<Organization>,
+    pub(crate) organizations: Vec<Organization>,
     /// Leads to the next page; empty on the last.
-    pub next_page_token: String,
+    pub(crate) next_page_token: String,
 }
 
 /// What a tenant pays for, and until when.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BillingState {
     /// The tenant.
-    pub org_id: String,
+    pub(crate) org_id: String,
     /// Where its subscription stands.
-    pub subscription_state: SubscriptionState,
+    pub(crate) subscription_state: SubscriptionState,
     /// Its plan.
-    pub plan_version: String,
+    pub(crate) plan_version: String,
     /// What it may do.
-    pub capabilities: Vec<String>,
+    pub(crate) capabilities: Vec<String>,
     /// How much of it.
-    pub limits: BTreeMap<String, i64>,
+    pub(crate) limits: BTreeMap<String, i64>,
     /// What is metered.
-    pub meters_enabled: Vec<String>,
+    pub(crate) meters_enabled: Vec<String>,
     /// When its trial began.
     #[schema(required = true)]
-    pub trial_started_at: Option<Timestamp>,
+    pub(crate) trial_started_at: Option<Timestamp>,
     /// When its trial ends.
     #[schema(required = true)]
-    pub trial_ends_at: Option<Timestamp>,
+    pub(crate) trial_ends_at: Option<Timestamp>,
     /// When its grace ends.
     #[schema(required = true)]
-    pub grace_ends_at: Option<Timestamp>,
+    pub(crate) grace_ends_at: Option<Timestamp>,
     /// When it last changed; null where this is the default and none is stored.
     #[schema(required = true)]
-    pub updated_at: Option<Timestamp>,
+    pub(crate) updated_at: Option<Timestamp>,
     /// Changes whenever anything above does; null where none is stored.
     #[schema(required = true)]
-    pub etag: Option<String>,
+    pub(crate) etag: Option<String>,
 }
 
 impl Tagged for BillingState {
@@ -157,40 +157,40 @@ pub(crate) enum SubscriptionState {
 pub(crate) struct AuditEvent {
     /// The service that made the change.
     #[schema(example = "lifecycle")]
-    pub service: String,
+    pub(crate) service: String,
     /// Its place in this tenant's chain in that service: 1, 2, 3 and so on.
     #[schema(minimum = 1)]
-    pub sequence: i64,
+    pub(crate) sequence: i64,
     /// When it happened.
-    pub occurred_at: Timestamp,
+    pub(crate) occurred_at: Timestamp,
     /// Who did it: an operator's name, or `service:` and a service's.
-    pub actor: String,
+    pub(crate) actor: String,
     /// What was done.
     #[schema(example = "organization_suspended")]
-    pub action: String,
+    pub(crate) action: String,
     /// Why, in the operator's words.
     #[schema(required = true)]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The state before, as far as it changed.
     #[schema(required = true, value_type = Option<Object>)]
-    pub before: Option<Map<String, Value>>,
+    pub(crate) before: Option<Map<String, Value>>,
     /// The state after, as far as it changed.
     #[schema(required = true, value_type = Option<Object>)]
-    pub after: Option<Map<String, Value>>,
+    pub(crate) after: Option<Map<String, Value>>,
     /// The request that caused it.
     #[schema(required = true)]
-    pub request_id: Option<String>,
+    pub(crate) request_id: Option<String>,
     /// Hash of the record before it and of this one: SHA-256 in hex.
-    pub hash: String,
+    pub(crate) hash: String,
 }
 
 /// A page of audit events, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditEventPage {
     /// The events.
-    pub audit_events: Vec<AuditEvent>,
+    pub(crate) audit_events: Vec<AuditEvent>,
     /// Leads to the next page; empty on the last.
-    pub next_page_token: String,
+    pub(crate) next_page_token: String,
 }
 
 /// What a stranger signs up with.
@@ -198,13 +198,13 @@ pub(crate) struct AuditEventPage {
 pub(crate) struct SignUpBody {
     /// The owner's email address.
     #[schema(format = Email, max_length = 254, example = "ann@example.com")]
-    pub email: String,
+    pub(crate) email: String,
     /// The owner's password: at least 8 characters, not easy to guess.
     #[schema(value_type = String, format = Password, min_length = 8, max_length = 1024)]
-    pub password: SecretString,
+    pub(crate) password: SecretString,
     /// The organization's name: no slashes, no invisible characters.
     #[schema(min_length = 3, max_length = 64, example = "Acme, Inc.")]
-    pub org_name: String,
+    pub(crate) org_name: String,
 }
 
 impl FromMembers for SignUpBody {
@@ -222,14 +222,14 @@ impl FromMembers for SignUpBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SignUpAnswer {
     /// The tenant.
-    pub org_id: String,
+    pub(crate) org_id: String,
     /// Its owner's account.
-    pub user_id: String,
+    pub(crate) user_id: String,
     /// Whether this request made it.
-    pub status: SignUpStatus,
+    pub(crate) status: SignUpStatus,
     /// When its trial ends; null when it has none any more.
     #[schema(required = true)]
-    pub trial_ends_at: Option<Timestamp>,
+    pub(crate) trial_ends_at: Option<Timestamp>,
 }
 
 /// Whether a signup made the tenant.
@@ -246,34 +246,37 @@ pub(crate) enum SignUpStatus {
 #[derive(Debug, ToSchema)]
 pub(crate) struct SetBillingStateBody {
     /// Where the subscription stands from now on.
-    pub subscription_state: SubscriptionState,
+    pub(crate) subscription_state: SubscriptionState,
     /// The plan; the one it has when absent.
     #[schema(nullable, required = false)]
-    pub plan_version: String,
+    pub(crate) plan_version: String,
     /// What the tenant may do. Where this, the limits and the meters are all absent or empty, the plan says.
     #[schema(nullable, required = false)]
-    pub capabilities: Vec<String>,
+    pub(crate) capabilities: Vec<String>,
     /// How much of it.
     #[schema(nullable, required = false)]
-    pub limits: BTreeMap<String, i64>,
+    pub(crate) limits: BTreeMap<String, i64>,
     /// What is metered.
     #[schema(nullable, required = false)]
-    pub meters_enabled: Vec<String>,
+    pub(crate) meters_enabled: Vec<String>,
     /// When the trial ends.
-    pub trial_ends_at: Option<Timestamp>,
+    pub(crate) trial_ends_at: Option<Timestamp>,
     /// When the grace ends.
-    pub grace_ends_at: Option<Timestamp>,
+    pub(crate) grace_ends_at: Option<Timestamp>,
     /// Why, for the audit record.
     #[schema(nullable, required = false)]
-    pub reason: String,
+    pub(crate) reason: String,
     /// Only replace the state that has this etag, as with `If-Match`, which wins where both are sent.
-    pub etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// Ignored: the path says whose state it is.
-    pub org_id: Option<String>,
+    #[expect(dead_code, reason = "so that an answer can be sent back")]
+    pub(crate) org_id: Option<String>,
     /// Ignored: a trial that began is not moved.
-    pub trial_started_at: Option<String>,
+    #[expect(dead_code, reason = "so that an answer can be sent back")]
+    pub(crate) trial_started_at: Option<String>,
     /// Ignored: this is now.
-    pub updated_at: Option<String>,
+    #[expect(dead_code, reason = "so that an answer can be sent back")]
+    pub(crate) updated_at: Option<String>,
 }
 
 impl FromMembers for SetBillingStateBody {
@@ -308,7 +311,7 @@ impl FromMembers for SetBillingStateBody {
 pub(crate) struct ReasonBody {
     /// Kept in the audit record.
     #[schema(nullable, required = false, max_length = 500)]
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl FromMembers for ReasonBody {
@@ -322,10 +325,10 @@ impl FromMembers for ReasonBody {
 pub(crate) struct SoftDeleteBody {
     /// For how many days it can be restored, fractions included; the configured retention when absent.
     #[schema(exclusive_minimum = 0)]
-    pub retention_days: Option<f64>,
+    pub(crate) retention_days: Option<f64>,
     /// Kept in the audit record.
     #[schema(nullable, required = false, max_length = 500)]
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl FromMembers for SoftDeleteBody {

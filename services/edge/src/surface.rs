@@ -69,15 +69,15 @@ struct Part {
 }
 
 impl Part {
-    fn public(routes: OpenApiRouter<Clients>, clients: Clients) -> Self {
-        let (router, document) = routes.split_for_parts();
+    fn public(described: OpenApiRouter<Clients>, clients: Clients) -> Self {
+        let (router, document) = described.split_for_parts();
         let router = router.with_state(clients).route_layer(from_fn(limit_body));
         Self { router, document }
     }
 
     /// Routes that only operators pass to; whoever is none learns nothing but that, not even about methods.
-    fn admin(routes: OpenApiRouter<Clients>, clients: Clients, tokens: OperatorTokens) -> Self {
-        let Self { router, document } = Self::public(routes, clients);
+    fn admin(described: OpenApiRouter<Clients>, clients: Clients, tokens: OperatorTokens) -> Self {
+        let Self { router, document } = Self::public(described, clients);
         let router = router
             .method_not_allowed_fallback(method_not_allowed)
             .layer(from_fn_with_state(tokens, require_operator));
@@ -107,8 +107,8 @@ fn listener(part: Part, health: Health, stack: Stack) -> anyhow::Result<Router> 
 }
 
 impl From<OpenApiRouter> for Part {
-    fn from(routes: OpenApiRouter) -> Self {
-        let (router, document) = routes.split_for_parts();
+    fn from(described: OpenApiRouter) -> Self {
+        let (router, document) = described.split_for_parts();
         Self { router, document }
     }
 }

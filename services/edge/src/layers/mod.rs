@@ -42,7 +42,7 @@ pub(crate) use self::observe::Observe;
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// The window of the general limit.
-const LIMIT_WINDOW: Duration = Duration::from_secs(60);
+const LIMIT_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a caller is told to wait when there is no place for its request.
 const SHED_RETRY: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use axum::{
 use http::{HeaderMap, Method};
 use opentelemetry::{KeyValue, global, metrics::Histogram, propagation::Extractor};
 use pulse_rpc::RequestContext;
-use pulse_runtime::telemetry::meter;
+use pulse_runtime::telemetry::{REQUEST_SPANS, meter};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -56,7 +56,8 @@ pub(crate) async fn observe(
 }
 
 fn span(record: &Record, headers: &HeaderMap) -> Span {
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
+        target: REQUEST_SPANS,
         "http",
         otel.name = format!("{} {}", record.method, record.route()),
         otel.kind = "server",

@@ -3,14 +3,17 @@
 //! The document grows with the router: a route is in it exactly when it is served. What all routes of a kind have in
 //! common, above all how they fail, is added here once.
 
+use std::collections::BTreeMap;
+
 use axum::{Extension, body::Bytes};
 use http::header::CONTENT_TYPE;
 use utoipa::{
     IntoParams, PartialSchema as _, ToSchema,
     openapi::{
         ComponentsBuilder, Content, HeaderBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref,
-        RefOr, Response, ResponseBuilder, Type,
+        RefOr, Response, ResponseBuilder, Schema, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
+        schema::AdditionalProperties,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -21,6 +24,9 @@ use crate::problem::{Document, MEDIA_TYPE};
 
 /// The name of the operators' security scheme.
 const OPERATOR: &str = "operator";
+
+/// The header of a precondition.
+const IF_MATCH: &str = "If-Match";
 
 /// Paths below this one take an operator's token.
 const ADMIN: &str = "/api/admin/";
@@ -55,7 +61,7 @@ pub(super) struct IfMatch;
 impl IntoParams for IfMatch {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let parameter = ParameterBuilder::new()
-            .name("If-Match")
+            .name(IF_MATCH)
             .parameter_in(ParameterIn::Header)
             .description(Some("Only change what has one of these etags, or, with `*`, what is stored at all"))
             .schema(Some(text()));
@@ -77,10 +83,11 @@ pub(crate) fn complete(mut document: OpenApi, limited: bool) -> OpenApi {
         .build();
     let mut has_operators = false;
     for (path, item) in &mut document.paths.paths {
-        let kind = Kind::of(path, limited);
-        has_operators |= kind.admin;
-        operations(item).for_each(|operation| kind.complete(path, operation));
+        let kind = Kind { path, limited };
+        has_operators |= kind.is_admin();
+        operations(item).for_each(|operation| kind.complete(operation));
     }
+    document.components.iter_mut().for_each(|components| close_bodies(&mut components.schemas));
     let mut nested = Vec::new();
     Document::schemas(&mut nested);
     let mut components = ComponentsBuilder::from(document.components.take().unwrap_or_default())
@@ -96,95 +103,114 @@ pub(crate) fn complete(mut document: OpenApi, limited: bool) -> OpenApi {
     OpenApiBuilder::from(document).components(Some(components.build())).build()
 }
 
+/// Request bodies, which are named so, take no field that they do not have.
+fn close_bodies(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    for (name, schema) in schemas {
+        if let RefOr::T(Schema::Object(object)) = schema
+            && name.ends_with("Body")
+        {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+}
+
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
 }
 
-/// What the routes of a path have in common.
-#[derive(Debug, Clone, Copy)]
-struct Kind {
-    admin: bool,
+/// What tells how a route can fail, beyond what it says itself.
+#[derive(Debug)]
+struct Kind<'a> {
+    path: &'a str,
+    /// Whether the listener limits its clients.
     limited: bool,
-    one_org: bool,
-    health: bool,
 }
 
-impl Kind {
-    fn of(path: &str, limited: bool) -> Self {
-        let health = !path.starts_with("/api/");
-        let admin = path.starts_with(ADMIN);
-        Self { admin, limited: limited && !health, one_org: path.contains("{id}"), health }
+impl Kind<'_> {
+    fn is_admin(&self) -> bool {
+        self.path.starts_with(ADMIN)
     }
 
-    fn complete(self, path: &str, operation: &mut Operation) {
-        let answers_problem = |response: &mut RefOr<Response>| {
-            if let RefOr::T(response) = response {
-                response.content.entry(MEDIA_TYPE.into()).or_insert_with(|| RefOr::T(problem()));
-            }
-        };
-        let responses = &mut operation.responses.responses;
-        responses
-            .iter_mut()
-            .filter(|(status, _)| is_error(status))
-            .for_each(|(_, response)| answers_problem(response));
+    /// Health answers whatever else is refused.
+    fn is_health(&self) -> bool {
+        !self.path.starts_with("/api/")
+    }
 
-        let mut add = |status: &str, description: &str| {
-            responses.entry(status.to_owned()).or_insert_with(|| {
-                let response = ResponseBuilder::new().description(description);
-                RefOr::T(response.content(MEDIA_TYPE, problem()).build())
-            });
-        };
-        if operation.request_body.is_some() {
-            add("400", "`invalid_request`: the body is malformed; `errors` names every field that is wrong");
-            add("408", "`request_timeout`: the body did not arrive in time");
-            add("413", "`payload_too_large`: the body is longer than 64 KiB");
-            add("415", "`unsupported_media_type`: the body is not JSON");
+    fn names_an_organization(&self) -> bool {
+        self.path.contains("{id}")
+    }
+
+    /// Single organizations and their billing states have etags; lists do not.
+    fn has_etag(&self) -> bool {
+        self.names_an_organization() && !self.path.ends_with("/audit-events")
+    }
+
+    fn complete(&self, operation: &mut Operation) {
+        let common = self.common_failures(operation);
+        let responses = &mut operation.responses.responses;
+        for (status, description) in common {
+            let response = || RefOr::T(ResponseBuilder::new().description(description).build());
+            responses.entry(status.to_owned()).or_insert_with(response);
         }
-        if self.admin {
-            add("401", "`unauthenticated`: no operator's token, or an unknown one");
-            add("403", "`role_required`: the operator lacks the role");
-            add("400", "`invalid_request` or `invalid_org_id`; `errors` names what is wrong");
+        for (status, response) in responses {
+            let RefOr::T(response) = response else { continue };
+            if status.starts_with(['4', '5']) {
+                response.content.insert(MEDIA_TYPE.to_owned(), RefOr::T(problem()));
+            }
+            self.add_headers(status, response);
         }
-        if self.one_org {
-            add("404", "`org_not_found`");
-        }
-        if operation.parameters.iter().flatten().any(|parameter| parameter_name(parameter) == "If-Match") {
-            add("412", "`etag_mismatch`: it has changed");
-        }
-        if !self.health {
-            add("429", self.too_many(path));
-            add("503", "`unavailable`: a service that this needs is not there; try again");
-        }
-        add("500", "`internal`: quote the request id when you report it");
-        responses
-            .iter_mut()
-            .for_each(|(status, response)| self.add_headers(status, operation_has_etag(path), response));
-        if self.admin {
+        if self.is_admin() {
             operation.security = Some(vec![SecurityRequirement::new(OPERATOR, Vec::<String>::new())]);
         }
     }
 
-    fn too_many(self, path: &str) -> &'static str {
-        match (self.limited, path.ends_with("/signup")) {
-            (true, true) => {
-                "`rate_limited`: too many signups or requests of this client; `overloaded`: no capacity now"
-            }
-            (true, false) => {
-                "`rate_limited`: too many requests of this client; `overloaded`: no capacity now"
-            }
-            (false, _) => "`overloaded`: no capacity now",
+    fn common_failures(&self, operation: &Operation) -> Vec<(&'static str, &'static str)> {
+        let mut failures = vec![("500", "`internal`: quote the request id when you report it")];
+        if operation.request_body.is_some() {
+            failures.extend([
+                ("400", "`invalid_request`, or `invalid_org_id`; `errors` names every field that is wrong"),
+                ("408", "`request_timeout`: the body did not arrive in time"),
+                ("413", "`payload_too_large`: the body is longer than 64 KiB"),
+                ("415", "`unsupported_media_type`: the body is not JSON"),
+            ]);
         }
+        if self.is_admin() {
+            failures.extend([
+                ("400", "`invalid_request`, or `invalid_org_id`; `errors` names what is wrong"),
+                ("401", "`unauthenticated`: no operator's token, or an unknown one"),
+                ("403", "`role_required`: the operator lacks the role"),
+            ]);
+        }
+        if self.names_an_organization() {
+            failures.push(("404", "`org_not_found`"));
+        }
+        if has_precondition(operation) {
+            failures.push(("412", "`etag_mismatch`: it has changed"));
+        }
+        if !self.is_health() {
+            let too_many = if self.limited {
+                "`rate_limited`: too many requests of this client; `overloaded`: no capacity now"
+            } else {
+                "`overloaded`: no capacity now"
+            };
+            failures.extend([
+                ("429", too_many),
+                ("503", "`unavailable`: a service that this needs is not there; try again"),
+            ]);
+        }
+        failures
     }
 
-    fn add_headers(self, status: &str, tagged: bool, response: &mut RefOr<Response>) {
-        let RefOr::T(response) = response else { return };
+    fn add_headers(&self, status: &str, response: &mut Response) {
         let mut add = |name: &str, schema: ObjectBuilder, description: &str| {
             let header = HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build();
             response.headers.insert(name.to_owned(), header.into());
         };
         add("x-request-id", text(), "The request's id: the caller's own where that is a sane one");
         match status {
-            "200" if tagged => add("ETag", text(), "The etag, quoted; absent where nothing is stored"),
+            "200" if self.has_etag() => {
+                add("ETag", text(), "The etag, quoted; absent where nothing is stored");
+            }
             "401" => add("WWW-Authenticate", text(), "`Bearer`"),
             "429" | "503" => {
                 let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
@@ -199,20 +225,13 @@ impl Kind {
     }
 }
 
-fn is_error(status: &str) -> bool {
-    status.starts_with(['4', '5'])
-}
-
-/// Single organizations and their billing states have etags; lists and audit records do not.
-fn operation_has_etag(path: &str) -> bool {
-    path.contains("{id}") && !path.ends_with("/audit-events")
-}
-
-fn parameter_name(parameter: &RefOr<Parameter>) -> &str {
-    match parameter {
-        RefOr::T(parameter) => &parameter.name,
-        RefOr::Ref(_) => "",
-    }
+/// Whether the route takes `If-Match`.
+fn has_precondition(operation: &Operation) -> bool {
+    let is_if_match = |parameter: &RefOr<Parameter>| match parameter {
+        RefOr::T(parameter) => parameter.name == IF_MATCH,
+        RefOr::Ref(_) => false,
+    };
+    operation.parameters.iter().flatten().any(is_if_match)
 }
 
 fn problem() -> Content {

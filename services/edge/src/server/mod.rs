@@ -36,7 +36,7 @@ const MAX_CONNECTIONS: usize = 4096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For how long a connection may be kept open without a request.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long the last answer may take to be read once an idle connection is closed.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -222,10 +222,10 @@ mod tests {
 
         let activity = Activity::new();
         let (first, second) = (activity.begin(), activity.begin());
-        let busy = timeout(Duration::from_secs(3600), activity.idle()).await;
+        let busy = timeout(Duration::from_hours(1), activity.idle()).await;
         assert!(busy.is_err(), "a request may take as long as it does");
         drop(first);
-        assert!(timeout(Duration::from_secs(3600), activity.idle()).await.is_err());
+        assert!(timeout(Duration::from_hours(1), activity.idle()).await.is_err());
         let start = Instant::now();
         drop(second);
         activity.idle().await;

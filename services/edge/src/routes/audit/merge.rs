@@ -179,6 +179,11 @@ mod tests {
 
     const NAMES: [&str; 3] = ["lifecycle", "provisioner", "billing-state"];
 
+    /// Of the event at `index`.
+    fn sequence(index: usize) -> i64 {
+        i64::try_from(index).unwrap() + 1
+    }
+
     fn event(source: usize, sequence: i64, second: i64) -> AuditEvent {
         AuditEvent {
             service: NAMES[source].into(),
@@ -212,7 +217,7 @@ mod tests {
             let times = &self.0.lock().unwrap()[index];
             let end = if token.is_empty() { times.len() } else { token.parse::<usize>().unwrap() - 1 };
             let start = end.saturating_sub(size);
-            let items = (start..end).rev().map(|i| event(index, i as i64 + 1, times[i])).collect();
+            let items = (start..end).rev().map(|i| event(index, sequence(i), times[i])).collect();
             let next_token = if start > 0 { (start + 1).to_string() } else { String::new() };
             Page { items, next_token }
         }
@@ -316,7 +321,7 @@ mod tests {
                 let sequences: Vec<i64> =
                     told.iter().filter(|(service, _)| service == name).map(|(_, sequence)| *sequence).collect();
                 prop_assert!(sequences.windows(2).all(|pair| pair[0] == pair[1] + 1), "{sequences:?}");
-                let old = sequences.iter().filter(|s| **s <= before[index] as i64).count();
+                let old = sequences.iter().filter(|s| **s <= sequence(before[index]) - 1).count();
                 prop_assert_eq!(old, before[index]);
             }
             prop_assert!(told.len() >= expected);
