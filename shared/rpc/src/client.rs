@@ -16,7 +16,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
     RequestContext, RequestId,
-    context::{REQUEST_ID_HEADER, request_ids},
+    context::{REQUEST_ID, request_ids},
     layers::scope::{GRPC_TIMEOUT, format_grpc_timeout},
     to_status,
 };
@@ -79,8 +79,7 @@ impl Interceptor for Propagate {
         let mut headers = metadata.into_headers();
         let context = RequestContext::current();
 
-        let id = HeaderName::from_static(REQUEST_ID_HEADER);
-        headers.entry(id).or_insert_with(|| {
+        headers.entry(REQUEST_ID).or_insert_with(|| {
             let known = context.as_ref().map(|context| context.request_id.to_header());
             known.unwrap_or_else(|| RequestId::generate(&self.ids).to_header())
         });
@@ -89,7 +88,7 @@ impl Interceptor for Propagate {
             let error = ApiError::new(Reason::DeadlineExceeded, "the request did not finish in time");
             return Err(to_status(&error));
         }
-        headers.entry(HeaderName::from_static(GRPC_TIMEOUT)).or_insert_with(|| {
+        headers.entry(GRPC_TIMEOUT).or_insert_with(|| {
             let text = format_grpc_timeout(left.unwrap_or(DEFAULT_TIMEOUT));
             HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("10S"))
         });
@@ -129,23 +128,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn passes_on_the_request_in_hand() {
         let sent = context(Duration::from_secs(3)).sync_scope(|| propagate(MetadataMap::new())).unwrap();
-        assert_eq!(sent.get(REQUEST_ID_HEADER).unwrap(), "req-1");
-        assert_eq!(sent.get(GRPC_TIMEOUT).unwrap(), "3000000u");
+        assert_eq!(sent.get("x-request-id").unwrap(), "req-1");
+        assert_eq!(sent.get("grpc-timeout").unwrap(), "3000000u");
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_request_in_hand_there_is_still_an_id_and_a_timeout() {
         let sent = propagate(MetadataMap::new()).unwrap();
-        assert_eq!(sent.get(REQUEST_ID_HEADER).unwrap().len(), 36);
-        assert_eq!(sent.get(GRPC_TIMEOUT).unwrap(), "10000000u");
+        assert_eq!(sent.get("x-request-id").unwrap().len(), 36);
+        assert_eq!(sent.get("grpc-timeout").unwrap(), "10000000u");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_keeps_what_it_sets_itself_and_none_is_made_too_late() {
         let mut own = MetadataMap::new();
-        own.insert(GRPC_TIMEOUT, "1S".parse().unwrap());
+        own.insert("grpc-timeout", "1S".parse().unwrap());
         let sent = context(Duration::from_secs(3)).sync_scope(|| propagate(own)).unwrap();
-        assert_eq!(sent.get(GRPC_TIMEOUT).unwrap(), "1S");
+        assert_eq!(sent.get("grpc-timeout").unwrap(), "1S");
         let late = context(Duration::ZERO).sync_scope(|| propagate(MetadataMap::new())).unwrap_err();
         assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
     }

@@ -4,10 +4,11 @@
 //! it, client channels pass both on. Work that a handler spawns has no context unless it takes one along with
 //! [`RequestContext::scope`].
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use http::HeaderValue;
-use pulse_kernel::{Ids, OsEntropy, SystemClock};
+use http::{HeaderName, HeaderValue};
+use pulse_kernel::{Entropy, Ids, SystemClock};
+use rand::Rng as _;
 use tokio::{
     task::futures::TaskLocalFuture,
     time::{Instant, timeout_at},
@@ -19,6 +20,9 @@ tokio::task_local! {
 
 /// The header, and metadata key, that carries a request's id.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// The same, ready to be looked up.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID_HEADER);
 
 /// The longest request id taken from a caller, in bytes.
 const MAX_BYTES: usize = 128;
@@ -36,19 +40,26 @@ impl RequestId {
             .contains(&bytes.len())
             .then_some(bytes)
             .filter(|bytes| bytes.iter().all(sane))
-            .map(|_| Self(value.clone()))
+            .map(|_| Self::new(value.clone()))
     }
 
     /// The id of a request that came with `headers`: the caller's, else a new one from `ids`.
     pub fn of(headers: &http::HeaderMap, ids: &Ids) -> Self {
-        headers.get(REQUEST_ID_HEADER).and_then(Self::accept).unwrap_or_else(|| Self::generate(ids))
+        headers.get(REQUEST_ID).and_then(Self::accept).unwrap_or_else(|| Self::generate(ids))
     }
 
     /// A new id.
     pub fn generate(ids: &Ids) -> Self {
         let mut buffer = uuid::Uuid::encode_buffer();
         let text = ids.uuid().hyphenated().encode_lower(&mut buffer);
-        Self(HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-")))
+        Self::new(HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-")))
+    }
+
+    /// No two requests have the same id, so HTTP/2 must not remember it for the next: that is what `sensitive` asks
+    /// for, and it leaves room in the header table for what does come again (RFC 7541 section 6.2.3).
+    fn new(mut value: HeaderValue) -> Self {
+        value.set_sensitive(true);
+        Self(value)
     }
 
     /// The id as text.
@@ -75,9 +86,19 @@ impl fmt::Debug for RequestId {
 }
 
 /// The ids of requests that came without one. They are for reading logs and part of no decision, so they come
-/// from the machine's clock and random generator.
+/// from the machine's clock and a random generator of the process.
 pub fn request_ids() -> Ids {
-    Ids::new(std::sync::Arc::new(SystemClock), std::sync::Arc::new(OsEntropy))
+    Ids::new(Arc::new(SystemClock), Arc::new(ThreadEntropy))
+}
+
+/// Asking the operating system for each id would cost as much as the rest of the layers together.
+#[derive(Debug)]
+struct ThreadEntropy;
+
+impl Entropy for ThreadEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        rand::rng().fill_bytes(buffer);
+    }
 }
 
 /// The request that the current task works on.
@@ -102,6 +123,8 @@ impl RequestContext {
 
     /// Runs `work` with this context.
     pub fn scope<F: Future>(self, work: F) -> TaskLocalFuture<Self, F> {
+        // From the first request on, every log line says which request it belongs to.
+        pulse_runtime::telemetry::log_request_id(|| Self::with(|context| context.request_id.to_string()));
         CURRENT.scope(self, work)
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -15,7 +15,10 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 use tracing::Span;
 
-use super::methods::Methods;
+use super::methods::{MethodId, Methods};
+
+/// The header or trailer that holds the code.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The layer.
 #[derive(Debug, Clone)]
@@ -46,7 +49,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let record = Record {
             methods: Arc::clone(&self.methods),
-            uri: request.uri().clone(),
+            method: self.methods.find(request.uri().path()),
             start: Instant::now(),
             span: Span::current(),
             code: None,
@@ -59,7 +62,7 @@ where
 #[derive(Debug)]
 struct Record {
     methods: Arc<Methods>,
-    uri: Uri,
+    method: MethodId,
     start: Instant,
     span: Span,
     code: Option<Code>,
@@ -68,7 +71,7 @@ struct Record {
 impl Record {
     /// Takes note of the code where these headers or trailers have one.
     fn note(&mut self, headers: &HeaderMap) {
-        if let Some(value) = headers.get(Status::GRPC_STATUS) {
+        if let Some(value) = headers.get(GRPC_STATUS) {
             self.code = Some(Code::from_bytes(value.as_bytes()));
         }
     }
@@ -79,7 +82,7 @@ impl Drop for Record {
         // Dropped before there was a status: the caller went away.
         let code = self.code.unwrap_or(Code::Cancelled);
         self.span.record("rpc.grpc.status_code", i32::from(code));
-        self.methods.record(self.uri.path(), code, self.start.elapsed());
+        self.methods.record(self.method, code, self.start.elapsed());
     }
 }
 

@@ -56,18 +56,26 @@ impl Method {
 
 /// Every method of a server, by path.
 pub struct Methods {
-    by_path: HashMap<String, Method>,
-    other: Method,
+    by_path: HashMap<String, MethodId>,
+    all: Vec<Method>,
     durations: Histogram<f64>,
 }
+
+/// A method's place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MethodId(usize);
+
+/// The place of what stands for all that do not exist.
+const UNKNOWN: MethodId = MethodId(0);
 
 impl Methods {
     /// The table of `services`, which counts into `rpc_server_duration_seconds` of `meter`.
     pub fn new(services: &[Service], meter: &Meter) -> Self {
-        let mut by_path = HashMap::new();
+        let (mut by_path, mut all) = (HashMap::new(), vec![Method::new(OTHER, OTHER)]);
         for service in services {
             for method in &service.methods {
-                by_path.insert(format!("/{}/{method}", service.name), Method::new(&service.name, method));
+                by_path.insert(format!("/{}/{method}", service.name), MethodId(all.len()));
+                all.push(Method::new(&service.name, method));
             }
         }
         let durations = meter
@@ -75,18 +83,23 @@ impl Methods {
             .with_unit("s")
             .with_description("Duration of inbound RPCs")
             .build();
-        Self { by_path, other: Method::new(OTHER, OTHER), durations }
+        Self { by_path, all, durations }
     }
 
     /// The method at `path`, or the one that stands for all that do not exist.
-    pub fn find(&self, path: &str) -> &Method {
-        self.by_path.get(path).unwrap_or(&self.other)
+    pub fn find(&self, path: &str) -> MethodId {
+        self.by_path.get(path).copied().unwrap_or(UNKNOWN)
+    }
+
+    /// The names of a method.
+    pub fn get(&self, id: MethodId) -> Option<&Method> {
+        self.all.get(id.0)
     }
 
     /// Counts a call that took `elapsed` and ended with `code`.
-    pub fn record(&self, path: &str, code: Code, elapsed: Duration) {
-        let method = self.find(path);
-        let labels = usize::try_from(i32::from(code)).ok().and_then(|code| method.labels.get(code));
+    pub fn record(&self, id: MethodId, code: Code, elapsed: Duration) {
+        let code = usize::try_from(i32::from(code)).ok();
+        let labels = self.get(id).and_then(|method| method.labels.get(code?));
         self.durations.record(elapsed.as_secs_f64(), labels.map_or(&[], <[KeyValue; 3]>::as_slice));
     }
 }

@@ -6,16 +6,16 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, header::HeaderName};
+use http::{HeaderMap, HeaderName, Request, Response};
 use pin_project_lite::pin_project;
 use pulse_kernel::Ids;
 use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tower::Service;
 
-use crate::{RequestContext, RequestId, context::REQUEST_ID_HEADER};
+use crate::{RequestContext, RequestId, context::REQUEST_ID};
 
 /// The header that carries how long a gRPC caller waits.
-pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The layer.
 #[derive(Debug, Clone)]
@@ -76,8 +76,7 @@ where
         let this = self.project();
         let answer = ready!(this.inner.poll(cx));
         Poll::Ready(answer.map(|mut response| {
-            let name = HeaderName::from_static(REQUEST_ID_HEADER);
-            response.headers_mut().insert(name, this.request_id.to_header());
+            response.headers_mut().insert(REQUEST_ID, this.request_id.to_header());
             response
         }))
     }
@@ -127,7 +126,7 @@ mod tests {
 
     fn read(text: &str) -> Option<Duration> {
         let value = http::HeaderValue::from_str(text).ok()?;
-        grpc_timeout(&HeaderMap::from_iter([(HeaderName::from_static(GRPC_TIMEOUT), value)]))
+        grpc_timeout(&HeaderMap::from_iter([(GRPC_TIMEOUT, value)]))
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! A span around every request, child of the caller's where it sent a W3C `traceparent`.
+//!
+//! Spans exist where traces are exported, or where `PULSE_LOG` asks for them: one costs as much as a small request
+//! does. Log lines have the request id without them.
 
 use std::{
     sync::Arc,
@@ -31,17 +34,18 @@ impl<S> Trace<S> {
     }
 
     fn span<B>(&self, request: &Request<B>) -> Span {
-        let method = self.methods.find(request.uri().path());
-        let context = RequestContext::current();
-        let span = tracing::info_span!(
+        // Asked only where the span is wanted.
+        let method = || self.methods.get(self.methods.find(request.uri().path()));
+        let span = tracing::debug_span!(
+            target: pulse_runtime::telemetry::REQUEST_SPANS,
             "rpc",
-            otel.name = method.full_name,
+            otel.name = method().map(|method| method.full_name.as_str()),
             otel.kind = "server",
             rpc.system = "grpc",
-            rpc.service = method.service,
-            rpc.method = method.name,
+            rpc.service = method().map(|method| method.service.as_str()),
+            rpc.method = method().map(|method| method.name.as_str()),
             rpc.grpc.status_code = Empty,
-            request_id = context.as_ref().map(|context| context.request_id.as_str()),
+            request_id = RequestContext::current().as_ref().map(|context| context.request_id.as_str()),
         );
         if !span.is_disabled() && request.headers().contains_key(TRACEPARENT) {
             let parent =

@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{IsTerminal as _, stderr},
     panic,
+    sync::OnceLock,
 };
 
 use opentelemetry::{Context, trace::TraceContextExt as _};
@@ -45,6 +46,14 @@ where
         }
         LogFormat::Pretty => layer.with_ansi(stderr().is_terminal()).with_filter(filter).boxed(),
     })
+}
+
+static REQUEST_ID: OnceLock<fn() -> Option<String>> = OnceLock::new();
+
+/// Puts a `request_id` on every JSON line of the log for which `find` knows one. It is asked for each line, on the thread
+/// that logs. The first caller decides.
+pub fn log_request_id(find: fn() -> Option<String>) {
+    REQUEST_ID.get_or_init(|| find);
 }
 
 /// Makes a panic a line of the log like any other.
@@ -127,6 +136,9 @@ where
     N: for<'writer> FormatFields<'writer> + 'static,
 {
     let mut fields = Map::new();
+    if let Some(id) = REQUEST_ID.get().and_then(|find| find()) {
+        fields.insert("request_id".to_owned(), id.into());
+    }
     for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
         let extensions = span.extensions();
         let formatted = extensions.get::<FormattedFields<N>>();
@@ -219,6 +231,22 @@ mod tests {
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
         assert_eq!(line["trace_id"].as_str().unwrap().len(), 32, "{line}");
         assert_eq!(line["span_id"].as_str().unwrap().len(), 16, "{line}");
+    }
+
+    #[test]
+    fn a_line_names_the_request_in_hand() {
+        thread_local! {
+            static IN_HAND: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+        }
+        log_request_id(|| IN_HAND.get().map(str::to_owned));
+        let told = lines(|| {
+            tracing::info!("before");
+            IN_HAND.set(Some("r-9"));
+            tracing::info!("within");
+            tracing::info!(request_id = "r-10", "its own");
+        });
+        let ids: Vec<_> = told.iter().map(|line| line["request_id"].as_str()).collect();
+        assert_eq!(ids, [None, Some("r-9"), Some("r-10")]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! | `traces` | export over OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` asks for it |
 //! | `metrics` | [`meter`] for whoever counts, [`metrics_text`] and `/metrics` for whoever reads |
 //!
-//! Without an OTLP endpoint no trace is kept at all: a span then costs what its log fields cost. `OTEL_*`
+//! Without an OTLP endpoint no trace is kept at all: a span then costs what its log fields cost, and one around a
+//! request ([`REQUEST_SPANS`]) nothing. `OTEL_*`
 //! variables are read by the OpenTelemetry SDK as its specification says (sampler, resource, headers, batches).
 
 mod logs;
@@ -20,11 +21,18 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerPro
 use tokio::{net::TcpListener, task::JoinHandle};
 use tracing_subscriber::{Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-pub use self::metrics::{MetricsError, meter, metrics_addr, metrics_text};
+pub use self::{
+    logs::log_request_id,
+    metrics::{MetricsError, meter, metrics_addr, metrics_text},
+};
 use crate::{CommonSettings, SettingError};
 
 /// How long the last traces may take to leave the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The target of the spans that servers put around requests. They are of level debug, so that a request pays for one only
+/// where the log asks for it or traces are exported; those hold it whatever the log shows.
+pub const REQUEST_SPANS: &str = "pulse::request";
 
 /// Why telemetry does not start.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,13 @@ use opentelemetry_sdk::{
 };
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::{Layer, filter::Filtered, registry::LookupSpan};
+use tracing_subscriber::{
+    Layer,
+    filter::{Filtered, Targets},
+    registry::LookupSpan,
+};
 
+use super::REQUEST_SPANS;
 use crate::SettingError;
 
 /// The provider that exports, or none where the environment names no collector or switches traces off.
@@ -74,18 +79,20 @@ fn resource(service: &'static str) -> Resource {
     if named { builder.build() } else { builder.with_service_name(service).build() }
 }
 
-/// Turns spans of level info and above into traces, whatever the log shows.
+/// Turns spans of level info and above, and those of requests, into traces, whatever the log shows.
 pub(super) fn layer<S>(
     provider: &SdkTracerProvider,
     service: &'static str,
-) -> Filtered<OpenTelemetryLayer<S, Tracer>, LevelFilter, S>
+) -> Filtered<OpenTelemetryLayer<S, Tracer>, Targets, S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service))
         .with_tracked_inactivity(false)
-        .with_filter(LevelFilter::INFO)
+        .with_filter(
+            Targets::new().with_default(LevelFilter::INFO).with_target(REQUEST_SPANS, LevelFilter::DEBUG),
+        )
 }
 
 #[cfg(test)]
