@@ -212,12 +212,11 @@ async fn a_restoration_next_to_the_reaper_wins_or_is_refused_but_never_half() {
         world.deleted("acme", 1.0).await;
         world.clock.advance(SignedDuration::from_hours(24));
         let reaper = world.reaper(false);
-        let (outcome, reaped) =
-            tokio::join!(world.organizations.restore(order("acme"), "ann"), reaper.reap());
+        let (outcome, look) = tokio::join!(world.organizations.restore(order("acme"), "ann"), reaper.reap());
         let status = world.organizations.get(&org("acme")).await.unwrap().status;
         match outcome {
-            Ok(_) => assert_eq!((status, reaped.unwrap().begun), (Status::Active, 0)),
-            Err(_) => assert_eq!((status.kind(), reaped.unwrap().begun), (StatusKind::Purging, 1)),
+            Ok(_) => assert_eq!((status, look.unwrap().begun), (Status::Active, 0)),
+            Err(_) => assert_eq!((status.kind(), look.unwrap().begun), (StatusKind::Purging, 1)),
         }
     }
 }
