@@ -1,1 +1,25 @@
-fn main() {}
+//! `pulse-billing-state`: settings, store, then serve until told to stop.
+
+use std::process::ExitCode;
+
+use pulse_billing_state::{Config, open_store, serve};
+use pulse_runtime::{
+    Service, run,
+    settings::{self, or_exit},
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let config: Config = settings::parse();
+    or_exit(config.check_strict());
+    let common = config.common.clone();
+    run("pulse-billing-state", &common, async |shutdown| {
+        let store = open_store(&config)?;
+        let (setting, addr) = config.endpoints.listener(Service::BillingState);
+        let listener = settings::bind(setting, addr).await?;
+        tracing::info!(addr = %listener.local_addr()?, "listening");
+        shutdown.spawn_service("billing-state", serve(config, store, listener, shutdown.clone()));
+        Ok(())
+    })
+    .await
+}

@@ -171,7 +171,7 @@ impl DatabaseSource {
     }
 
     /// Takes over a change that the caller knows to be committed: the next answer has it, and a read that began before
-    /// does not undo it. A revision older than the one that is known is ignored.
+    /// does not undo it. A revision older than the one that is known is ignored, and so is any after a purge.
     pub fn update(&self, org: &OrgId, lookup: Lookup) {
         self.0.update(org, lookup);
     }
@@ -279,11 +279,13 @@ impl Inner {
 
     fn update(&self, org: &OrgId, lookup: Lookup) {
         let mut writing = self.writing();
-        if let (Some(Entry { known: Known::Tenant(_), revision, .. }), Lookup::Stored(stored)) =
-            (self.last_known(org), &lookup)
-            && revision > stored.revision
-        {
-            return;
+        if let Lookup::Stored(stored) = &lookup {
+            match self.last_known(org) {
+                Some(Entry { known: Known::Tenant(_), revision, .. }) if revision > stored.revision => return,
+                // Ids are never used twice: nothing comes after a purge.
+                Some(Entry { known: Known::Purged, .. }) => return,
+                Some(_) | None => {}
+            }
         }
         writing.sequence += 1;
         writing.reads.remove(org);

@@ -373,7 +373,8 @@ async fn an_update_is_served_at_once_and_a_read_that_it_overtook_does_not_undo_i
     bench.source.update(&bench.org, stored(billing(Active), 1));
     assert_eq!(bench.look().await, (Suspended, Source::Cached, 0), "an older revision is ignored");
     bench.source.update(&bench.org, Lookup::Purged);
-    assert_eq!(bench.source.answer(&bench.org).await, Err(SourceError::Purged));
+    bench.source.update(&bench.org, stored(billing(Active), 3));
+    assert_eq!(bench.source.answer(&bench.org).await, Err(SourceError::Purged), "nothing comes after a purge");
 }
 
 #[tokio::test]
