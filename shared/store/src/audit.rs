@@ -3,7 +3,7 @@
 //! | item | is |
 //! |---|---|
 //! | [`seal`] | makes a draft the next record of a chain |
-//! | [`verify`], [`Verifier`] | find the first record that was altered, dropped, moved or cut off |
+//! | [`verify()`], [`Verifier`] | find the first record that was altered, dropped, moved or cut off |
 //! | [`memory`], [`sqlite`] | where chains are kept |
 //!
 //! What may hold personal data, the [`Details`], enters the chain only as a salted hash. Erasing details and
