@@ -1,1 +1,57 @@
-fn main() {}
+//! `pulse-hosted`: the five services in one process.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `cli` | the command line: two modes, one set of settings |
+//! | `dev` | what `dev` adds: other defaults, and an operator token made on the first start |
+//! | `services` | every listener, every store, then the services |
+//! | `ready` | waiting until everything is ready |
+//! | `banner` | what `dev` prints then |
+
+mod banner;
+mod cli;
+mod dev;
+mod ready;
+mod services;
+
+use std::{io::Write as _, process::ExitCode};
+
+use pulse_kernel::OsEntropy;
+use pulse_runtime::{run, settings::or_exit, telemetry::metrics_addr};
+
+use crate::{
+    banner::{Banner, Tokens},
+    cli::{Cli, Mode},
+    dev::OperatorToken,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let (mut config, is_dev) = match or_exit(Cli::try_parse_from(std::env::args_os())).mode {
+        Mode::Dev(config) => (*config, true),
+        Mode::Serve(config) => (*config, false),
+    };
+    let token = if is_dev { OperatorToken::choose(&mut config.common) } else { None };
+    or_exit(config.check_strict());
+    if let Some(token) = &token {
+        or_exit(token.ensure(&OsEntropy));
+    }
+    let common = config.common.clone();
+    run("pulse-hosted", &common, async |shutdown| {
+        let edge = services::start(&mut config, shutdown).await?;
+        let draining = shutdown.draining();
+        shutdown.spawn("start", async move {
+            let ready = ready::everything(&config.endpoints, edge.public, config.common.hosted_mode);
+            tokio::select! { () = ready => {}, () = draining => return }
+            tracing::info!("every service is ready");
+            if is_dev {
+                let tokens = Tokens::new(token.as_ref(), &config.common);
+                let banner = Banner { edge, endpoints: config.endpoints, metrics: metrics_addr(), tokens };
+                // Nobody is there to read it when stdout is closed.
+                let _ = write!(std::io::stdout(), "{banner}");
+            }
+        });
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,258 @@
+//! The program itself: what `dev` makes and prints, that what it prints works, and what stops a start.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+/// How long anything here may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The listen addresses; the system chooses the ports.
+const ADDRS: [&str; 7] = [
+    "PULSE_EDGE_PUBLIC_ADDR",
+    "PULSE_EDGE_ADMIN_ADDR",
+    "PULSE_SIGNUP_GATEWAY_ADDR",
+    "PULSE_PROVISIONER_ADDR",
+    "PULSE_BILLING_STATE_ADDR",
+    "PULSE_LIFECYCLE_ADDR",
+    "PULSE_METRICS_ADDR",
+];
+
+/// `pulse-hosted` with a working folder of its own, and nothing else in its environment.
+fn pulse_hosted(mode: &str, folder: &Path, env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pulse-hosted"));
+    command
+        .args(mode.split_whitespace())
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(ADDRS.map(|addr| (addr, "127.0.0.1:0")))
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The exit code and the standard error of a start that ends by itself.
+fn refused(mode: &str, env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } = pulse_hosted(mode, folder.path(), env).output().unwrap();
+    assert_eq!(String::from_utf8(stdout).unwrap(), "", "nothing is printed");
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+/// A running `pulse-hosted dev`, which is stopped in the end.
+struct Dev {
+    child: Child,
+    folder: TempDir,
+    banner: String,
+}
+
+impl Dev {
+    fn start(env: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), env)
+    }
+
+    fn start_in(folder: TempDir, env: &[(&str, &str)]) -> Self {
+        let mut child = pulse_hosted("dev", folder.path(), env).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        // The command to grpcurl is the last line.
+        let mut banner = String::new();
+        while !banner.contains("grpcurl") {
+            let Ok(line) = lines.recv_timeout(LIMIT) else {
+                let _ = child.kill();
+                let mut log = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+                panic!("not ready; printed {banner:?}, logged {log}");
+            };
+            banner += &line;
+            banner.push('\n');
+        }
+        Self { child, folder, banner }
+    }
+
+    /// The printed line that begins with `word`.
+    fn line(&self, word: &str) -> &str {
+        let mut lines = self.banner.lines().map(str::trim);
+        lines.find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("no {word} in {}", self.banner))
+    }
+
+    /// Runs a printed command as it was printed, from the folder that `dev` was started in.
+    fn run_printed(&self, word: &str) -> Output {
+        Command::new("sh").args(["-c", self.line(word)]).current_dir(self.folder.path()).output().unwrap()
+    }
+
+    /// Stops it as a terminal does; the exit code, and the folder for another start.
+    fn stop(mut self) -> (Option<i32>, TempDir) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let code = self.child.wait().unwrap().code();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        (code, folder)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn dev_makes_a_token_once_and_prints_commands_that_work() {
+    let dev = Dev::start(&[]);
+    assert!(dev.banner.lines().count() <= 24, "more than a screen:\n{}", dev.banner);
+    assert!(dev.line("operator token").ends_with(" data/admin-token"), "{}", dev.banner);
+    assert!(dev.line("grpcurl").contains(r#"-H "authorization: Bearer $(cat data/admin-token)""#));
+
+    let data = dev.folder.path().join("data");
+    assert_eq!((mode(&data.join("admin-token")), mode(&data.join("admin-tokens.toml"))), (0o600, 0o600));
+    let token = fs::read_to_string(data.join("admin-token")).unwrap();
+    assert!(!dev.banner.contains(token.trim()), "the token is not printed");
+
+    for status in ["created", "existing"] {
+        let Output { stdout, stderr, .. } = dev.run_printed("curl");
+        let answer: serde_json::Value = serde_json::from_slice(&stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
+        assert_eq!(answer["status"], status, "{answer}");
+    }
+
+    let (code, folder) = dev.stop();
+    assert_eq!(code, Some(0));
+    let again = Dev::start_in(folder, &[]);
+    assert_eq!(fs::read_to_string(again.folder.path().join("data/admin-token")).unwrap(), token);
+}
+
+#[test]
+fn dev_without_hosted_mode_makes_no_token_and_prints_what_is_there() {
+    let dev = Dev::start(&[("PULSE_HOSTED_MODE", "false")]);
+    assert!(!dev.banner.contains("token") && !dev.banner.contains("admin"), "{}", dev.banner);
+    assert!(!dev.folder.path().join("data/admin-token").exists());
+    assert!(dev.run_printed("curl").status.success());
+}
+
+#[test]
+fn dev_takes_every_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("mine.toml");
+    let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    fs::write(&tokens, format!("[[token]]\nname = \"ann\"\nsha256 = \"{hash}\"\nroles = [\"admin\"]\n"))
+        .unwrap();
+    let dev = Dev::start_in(
+        folder,
+        &[("PULSE_ADMIN_TOKENS_FILE", "mine.toml"), ("PULSE_DATA_DIR", "elsewhere"), ("PULSE_LOG", "info")],
+    );
+    assert!(dev.line("operator tokens").ends_with("mine.toml"), "{}", dev.banner);
+    assert!(dev.folder.path().join("elsewhere/lifecycle.db").exists());
+    assert!(
+        !dev.folder.path().join("elsewhere/admin-token").exists() && !dev.folder.path().join("data").exists()
+    );
+}
+
+#[test]
+fn a_strict_start_says_what_to_set() {
+    let hosted = ("PULSE_HOSTED_MODE", "true");
+    let tokens = ("PULSE_ADMIN_TOKENS_FILE", "tokens.toml");
+    for (mode, env, setting) in [
+        ("serve", &[hosted][..], "PULSE_ADMIN_TOKENS_FILE (--admin-tokens-file): "),
+        ("serve", &[hosted, tokens], "PULSE_SIGNUP_VERIFICATION (--signup-verification): "),
+        (
+            "serve",
+            &[("PULSE_HOSTED_MODE", "yes")],
+            "PULSE_HOSTED_MODE (--hosted-mode): \"yes\" is not accepted",
+        ),
+        (
+            "serve",
+            &[("PULSE_TRIAL_DAYS", "soon")],
+            "PULSE_TRIAL_DAYS (--trial-days): \"soon\" is not accepted",
+        ),
+        (
+            "serve",
+            &[("PULSE_LIFECYCLE_ADDR", "0.0.0.0:0")],
+            "PULSE_INSECURE_PLAINTEXT (--insecure-plaintext): ",
+        ),
+        (
+            "dev",
+            &[("PULSE_EDGE_ADMIN_ADDR", "0.0.0.0:0")],
+            "PULSE_INSECURE_PLAINTEXT (--insecure-plaintext): ",
+        ),
+        ("dev", &[("PULSE_DATABASE_URL", "postgres://u:canary@db")], "PULSE_DATABASE_URL (--database-url): "),
+        ("dev", &[("PULSE_TLS_CERT", "cert.pem")], "PULSE_TLS_CERT (--tls-cert): "),
+        ("", &[], "say what to do: dev or serve"),
+        ("produce", &[], "unrecognized subcommand"),
+    ] {
+        let (code, said) = refused(mode, env);
+        assert_eq!((code, said.lines().count()), (Some(2), 1), "{mode} {env:?}: {said}");
+        assert!(said.starts_with(setting) && !said.contains("canary"), "{mode} {env:?}: {said}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named_with_its_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for setting in ADDRS {
+        let (code, said) = refused("dev", &[(setting, &addr)]);
+        assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+        assert!(said.starts_with(setting) && said.contains(&addr), "{said}");
+    }
+}
+
+#[test]
+fn help_names_every_setting_as_flag_and_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    for mode in ["dev", "serve"] {
+        let output = pulse_hosted(mode, folder.path(), &[]).arg("--help").output().unwrap();
+        assert!(output.status.success());
+        let help = String::from_utf8(output.stdout).unwrap();
+        for setting in
+            ADDRS.iter().chain(&["PULSE_TRIAL_DAYS", "PULSE_RETENTION_DAYS", "PULSE_SIGNUP_VERIFICATION"])
+        {
+            let flag = setting.strip_prefix("PULSE_").unwrap().to_lowercase().replace('_', "-");
+            assert!(help.contains(setting) && help.contains(&format!("--{flag}")), "{mode}: {setting}");
+        }
+    }
+    let Output { status, .. } = pulse_hosted("--version", folder.path(), &[]).output().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn serve_prints_nothing_and_logs_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [("PULSE_HOSTED_MODE", "false"), ("PULSE_LOG", "info")];
+    let mut child = pulse_hosted("serve", folder.path(), &env).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = log.by_ref().map(Result::unwrap).find(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        line["message"] == "every service is ready"
+    });
+    assert!(ready.is_some());
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(log.all(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).is_ok()));
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    assert_eq!((status.code(), stdout), (Some(0), Vec::new()));
+}
