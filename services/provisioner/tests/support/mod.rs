@@ -1,15 +1,36 @@
-//! The real lifecycle and billing-state services on real ports, by a clock that the test moves.
+//! The real lifecycle and billing-state services on real ports, by a clock that the test moves; and a real provisioner in
+//! front of them.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use pulse_kernel::{ApiError, OsEntropy};
-use pulse_proto::lifecycle::v1::{
-    SoftDeleteOrganizationRequest, SuspendOrganizationRequest,
-    lifecycle_admin_service_client::LifecycleAdminServiceClient,
+use pulse_proto::{
+    audit::v1::AuditEvent,
+    lifecycle::v1::{
+        SoftDeleteOrganizationRequest, SuspendOrganizationRequest,
+        lifecycle_admin_service_client::LifecycleAdminServiceClient,
+    },
+    provisioner::v1::{
+        Account, CheckAccessRequest, GetAccountRequest, GetProvisioningRequest, ListAuditEventsRequest,
+        ProvisionTenantRequest, ProvisionTenantResponse, Provisioning, SetAccountRolesRequest,
+        SetAccountRolesResponse, TenantRole, VerifyCredentialsRequest, VerifyCredentialsResponse,
+        account_service_client::AccountServiceClient,
+        provisioner_admin_service_client::ProvisionerAdminServiceClient,
+        provisioner_service_client::ProvisionerServiceClient,
+    },
 };
-use pulse_provisioner::clients::{
-    Organizations as _,
-    grpc::{BillingClient, LifecycleClient},
+use pulse_provisioner::{
+    Config,
+    clients::{
+        Organizations as _,
+        grpc::{BillingClient, LifecycleClient},
+    },
+    store::SqliteStore,
 };
 use pulse_rpc::{Channel, from_status};
 use pulse_runtime::{Shutdown, settings::try_parse_from};
@@ -17,7 +38,11 @@ use pulse_tenant_guard::OrganizationStatus;
 use pulse_testkit::{ManualClock, eventually};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status};
+
+/// A password that the policy accepts.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// How long a test waits for a condition.
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
@@ -91,6 +116,148 @@ impl Plane {
     pub(crate) async fn suspend(&self, org_id: &str) {
         let request = SuspendOrganizationRequest { org_id: org_id.into(), ..Default::default() };
         answer(self.admin.clone().suspend_organization(signed("support", request)).await).unwrap();
+    }
+}
+
+/// A running provisioner on a real database, in front of a [`Plane`]. It stops with the runtime.
+pub(crate) struct Provisioner {
+    pub(crate) shutdown: Shutdown,
+    pub(crate) store: SqliteStore,
+    served: JoinHandle<anyhow::Result<()>>,
+    addr: SocketAddr,
+}
+
+impl Provisioner {
+    /// In hosted mode.
+    pub(crate) async fn hosted(plane: &Plane) -> Self {
+        Self::start(plane, &["--hosted-mode", "true"]).await
+    }
+
+    pub(crate) async fn start(plane: &Plane, flags: &[&str]) -> Self {
+        let store = Self::open(plane.directory.path()).await;
+        Self::start_on(store, plane.directory.path(), plane.lifecycle_addr, plane.billing_addr, flags).await
+    }
+
+    pub(crate) async fn open(directory: &Path) -> SqliteStore {
+        SqliteStore::open(&directory.join("provisioner.db"), Arc::new(OsEntropy)).await.unwrap()
+    }
+
+    pub(crate) async fn start_on(
+        store: SqliteStore,
+        directory: &Path,
+        lifecycle: SocketAddr,
+        billing: SocketAddr,
+        flags: &[&str],
+    ) -> Self {
+        let tokens = directory.join("tokens.toml");
+        let [lifecycle, billing] = [lifecycle, billing].map(|addr| format!("http://{addr}"));
+        let own = [
+            ["pulse-provisioner", "--purge-interval=20ms"],
+            ["--lifecycle-url", &lifecycle],
+            ["--billing-state-url", &billing],
+            ["--admin-tokens-file", tokens.to_str().unwrap()],
+        ];
+        let own = own.as_flattened().iter();
+        let config: Config = try_parse_from(own.chain(flags)).unwrap();
+        let (listener, addr) = pulse_testkit::listener().await;
+        let shutdown = Shutdown::new();
+        let serve = pulse_provisioner::serve(config, Arc::new(store.clone()), listener, shutdown.clone());
+        Self { shutdown, store, served: tokio::spawn(serve), addr }
+    }
+
+    /// Cuts it off in the middle of whatever it does.
+    pub(crate) async fn kill(self) {
+        self.shutdown.abort();
+        self.served.await.unwrap().unwrap();
+    }
+
+    fn channel(&self) -> Channel {
+        pulse_rpc::channel(&format!("http://{}", self.addr)).unwrap()
+    }
+
+    pub(crate) fn provisioner(&self) -> ProvisionerServiceClient<Channel> {
+        ProvisionerServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn accounts(&self) -> AccountServiceClient<Channel> {
+        AccountServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn admin(&self) -> ProvisionerAdminServiceClient<Channel> {
+        ProvisionerAdminServiceClient::new(self.channel())
+    }
+
+    pub(crate) async fn provision(&self, email: &str, password: &str) -> Answer<ProvisionTenantResponse> {
+        answer(self.provisioner().provision_tenant(wanted(email, password)).await)
+    }
+
+    pub(crate) async fn sign_in(&self, email: &str, password: &str) -> Answer<VerifyCredentialsResponse> {
+        let request = VerifyCredentialsRequest {
+            email: email.into(),
+            password: password.into(),
+            client_ip: String::new(),
+        };
+        answer(self.accounts().verify_credentials(request).await)
+    }
+
+    pub(crate) async fn account(&self, org_id: &str, user_id: &str) -> Answer<Account> {
+        let request = GetAccountRequest { org_id: org_id.into(), user_id: user_id.into() };
+        answer(self.accounts().get_account(request).await).map(|found| found.account.unwrap())
+    }
+
+    /// Whether the account may do what needs the role and the capability; why not, when it may not.
+    pub(crate) async fn may(
+        &self,
+        org_id: &str,
+        user_id: &str,
+        role: TenantRole,
+        capability: &str,
+    ) -> Answer<String> {
+        let request = CheckAccessRequest {
+            org_id: org_id.into(),
+            user_id: user_id.into(),
+            required_role: role.into(),
+            capability: capability.into(),
+        };
+        let checked = answer(self.accounts().check_access(request).await)?;
+        assert_eq!(checked.allowed, checked.reason.is_empty());
+        Ok(checked.reason)
+    }
+
+    pub(crate) async fn set_roles(
+        &self,
+        operator: &str,
+        org_id: &str,
+        user_id: &str,
+        roles: &[TenantRole],
+    ) -> Answer<SetAccountRolesResponse> {
+        let request = SetAccountRolesRequest {
+            org_id: org_id.into(),
+            user_id: user_id.into(),
+            roles: roles.iter().map(|role| (*role).into()).collect(),
+            reason: "asked for".into(),
+        };
+        answer(self.admin().set_account_roles(signed(operator, request)).await)
+    }
+
+    pub(crate) async fn provisioning(&self, org_id: &str) -> Answer<Provisioning> {
+        let request = GetProvisioningRequest { org_id: org_id.into(), ..Default::default() };
+        let found = answer(self.admin().get_provisioning(signed("viewer", request)).await)?;
+        Ok(found.provisioning.unwrap())
+    }
+
+    pub(crate) async fn audit(&self, org_id: &str) -> Vec<AuditEvent> {
+        let request = ListAuditEventsRequest { org_id: org_id.into(), ..Default::default() };
+        answer(self.admin().list_audit_events(signed("viewer", request)).await).unwrap().audit_events
+    }
+}
+
+/// A wish for a tenant.
+pub(crate) fn wanted(email: &str, password: &str) -> ProvisionTenantRequest {
+    ProvisionTenantRequest {
+        owner_email: email.into(),
+        password: password.into(),
+        org_name: "Acme, Inc.".into(),
     }
 }
 
