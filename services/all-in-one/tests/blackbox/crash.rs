@@ -2,20 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
+use futures::future::join_all;
 use pulse_proto::provisioner::v1::{ListProvisioningsRequest, ProvisioningState};
 use pulse_testkit::{
     eventually,
     system::{Plan, Service, System, Visitor},
 };
 use serde_json::Value;
-use tokio::task::JoinSet;
 
 use crate::PASSWORD;
 
@@ -50,28 +47,29 @@ async fn sign_up_through_a_crash(
     round: usize,
     crash: &[Service],
 ) -> BTreeMap<String, String> {
-    let answers = Arc::new(AtomicUsize::new(0));
-    let mut visitors = JoinSet::new();
-    for number in 0..TENANTS * REPETITIONS {
+    let answers = AtomicUsize::new(0);
+    let visitors = join_all((0..TENANTS * REPETITIONS).map(|number| {
         let email = format!("round{round}-{}@example.com", number % TENANTS);
-        let (visitor, answers) = (system.visitor(), Arc::clone(&answers));
-        visitors.spawn(async move {
+        let (visitor, answers) = (system.visitor(), &answers);
+        async move {
             let ids = insist(&visitor, &email).await;
             answers.fetch_add(1, Ordering::SeqCst);
             (email, ids)
-        });
-    }
-
-    eventually(ROUND, async || answers.load(Ordering::SeqCst) >= ANSWERS_BEFORE_THE_CRASH).await;
-    for service in crash {
-        system.kill(*service).await;
-    }
-    let answered = answers.load(Ordering::SeqCst);
-    assert!(answered < TENANTS * REPETITIONS, "the crash came too late to mean anything");
-    system.start_again().await;
+        }
+    }));
+    let crash = async {
+        eventually(ROUND, async || answers.load(Ordering::SeqCst) >= ANSWERS_BEFORE_THE_CRASH).await;
+        for service in crash {
+            system.kill(*service).await;
+        }
+        let answered = answers.load(Ordering::SeqCst);
+        assert!(answered < TENANTS * REPETITIONS, "the crash came too late to mean anything");
+        system.start_again().await;
+    };
+    let (acknowledged, ()) = tokio::join!(visitors, crash);
 
     let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
-    for (email, ids) in visitors.join_all().await {
+    for (email, ids) in acknowledged {
         let first = known.entry(email.clone()).or_insert_with(|| ids.clone());
         assert_eq!(*first, ids, "{email} was acknowledged twice, with different ids");
     }

@@ -84,18 +84,19 @@ async fn a_deletion_can_be_taken_back(plan: Plan) {
     let system = plan.start().await;
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let admin = system.admin();
-    let delete = |body| admin.send(Method::DELETE, &format!("/api/admin/orgs/{org_id}/soft-delete"), body);
+    let path = format!("/api/admin/orgs/{org_id}/soft-delete");
+    let delete = async || admin.send(Method::DELETE, &path, None).await;
 
     let _ = admin.restore(org_id).await.expect_problem(409, "not_pending_deletion");
     for invalid in [0.0, -1.0, 4000.0] {
         let _ = admin.soft_delete(org_id, invalid).await.expect_problem(400, "invalid_retention_days");
     }
-    let deleted = delete(None).await.expect(200).json();
+    let deleted = delete().await.expect(200).json();
     assert_eq!((&deleted["status"], &deleted["retention_days"]), (&json!("pending_deletion"), &json!(30)));
     let kept = time(&deleted["purge_after"]).duration_since(time(&deleted["deletion_requested_at"]));
     assert_eq!(kept.as_hours(), 30 * 24);
     assert_eq!(sign_in(&system, "ann@example.com").await.as_deref(), Some("ORG_PENDING_DELETION"));
-    let _ = delete(None).await.expect_problem(409, "already_pending_deletion");
+    let _ = delete().await.expect_problem(409, "already_pending_deletion");
     let _ = admin.suspend(org_id, "").await.expect_problem(409, "pending_deletion");
 
     assert_eq!(admin.restore(org_id).await.expect(200).json()["status"], "active");
