@@ -14,7 +14,9 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Completes when every gRPC service and the edge say that they are ready.
 pub(crate) async fn everything(endpoints: &Endpoints, edge: SocketAddr, hosted_mode: bool) {
     let services = Service::ALL.map(|service| grpc(endpoints.addr(service), probed(service, hosted_mode)));
-    tokio::join!(futures::future::join_all(services), rest(edge));
+    futures::future::join_all(services).await;
+    // Last, because it asks the services too, and keeps a bad answer for a while.
+    rest(edge).await;
 }
 
 /// The gRPC service that stands for the readiness of its server.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use pulse_kernel::PasswordPolicy;
-use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, settings::positive_duration};
+use pulse_runtime::{
+    CommonSettings, Endpoints, Service, SettingError,
+    settings::{password_min_length, positive_duration},
+};
 
 use crate::hashing::HashingSettings;
 
@@ -102,12 +105,6 @@ impl ProvisionerSettings {
     pub fn hashing(&self) -> HashingSettings {
         HashingSettings::new(self.hash_threads, self.hash_queue)
     }
-}
-
-/// NIST SP 800-63B-4 section 3.1.1.2 and OWASP ASVS 5 section 6.2.1 know no minimum below 8.
-fn password_min_length(text: &str) -> Result<usize, String> {
-    let length = text.parse().ok().filter(|length| (8..=128).contains(length));
-    length.ok_or_else(|| "expected a whole number from 8 to 128".into())
 }
 
 #[cfg(test)]

@@ -70,7 +70,12 @@ struct Process {
 impl Default for Shutdown {
     fn default() -> Self {
         let process = Process::default();
-        Self { draining: process.stopping.clone(), process, tasks: TaskTracker::new(), behind: Arc::default() }
+        Self {
+            draining: process.stopping.clone(),
+            process,
+            tasks: TaskTracker::new(),
+            behind: Arc::default(),
+        }
     }
 }
 
