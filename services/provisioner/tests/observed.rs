@@ -1,23 +1,55 @@
-//! What is counted. The metrics are the process's own, so this is the only test in its process.
+//! What operators see of it: metrics that are right from the start and after each change, and logs without anything
+//! personal. The only test of its process, as both are the process's own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(test)]
 #[expect(dead_code, reason = "this file needs a part of it")]
 mod support;
 
-use pulse_kernel::Reason;
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use pulse_kernel::{OrgName, Reason};
+use pulse_provisioner::clients::{NewOrganization, Organizations as _};
 use pulse_runtime::telemetry::metrics_text;
+use tracing_subscriber::filter::LevelFilter;
 
 use self::support::{PASSWORD, Plane, Provisioner};
 
-/// The value of a series, by the beginning of its line.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The value of a metric, by its name and labels as Prometheus reads them.
 fn value(series: &str) -> Option<f64> {
     let text = metrics_text().unwrap();
-    let line = text.lines().find(|line| line.starts_with(series))?;
-    line.rsplit(' ').next()?.parse().ok()
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 #[tokio::test]
-async fn provisionings_are_counted_once_when_they_end() {
+async fn provisionings_are_counted_once_and_nothing_personal_is_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    // Everything, also of the libraries below.
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .try_init()
+        .unwrap();
+
     let plane = Plane::start().await;
     let provisioner = Provisioner::hosted(&plane).await;
     let success = r#"pulse_hosted_provisions_total{status="success"}"#;
@@ -33,13 +65,13 @@ async fn provisionings_are_counted_once_when_they_end() {
     assert_eq!(value(success), Some(1.0));
 
     // lifecycle knows the address from elsewhere.
-    let other = pulse_provisioner::clients::NewOrganization {
+    let other = NewOrganization {
         org_id: "elsewhere".parse().unwrap(),
         owner: ann.user_id.parse().unwrap(),
         email: "bob@example.com".parse().unwrap(),
-        name: pulse_kernel::OrgName::parse("Other").unwrap(),
+        name: OrgName::parse("Other").unwrap(),
     };
-    pulse_provisioner::clients::Organizations::create(&plane.organizations, &other).await.unwrap();
+    plane.organizations.create(&other).await.unwrap();
     let taken = provisioner.provision("bob@example.com", PASSWORD).await.unwrap_err();
     assert_eq!(taken.reason(), Reason::EmailTaken);
     assert_eq!((value(success), value(failure)), (Some(1.0), Some(1.0)));
@@ -47,4 +79,22 @@ async fn provisionings_are_counted_once_when_they_end() {
 
     let text = metrics_text().unwrap();
     assert!(!text.contains(&ann.org_id) && !text.contains("example.com"), "no label names a tenant");
+
+    provisioner.sign_in("ann@example.com", "a wrong guess").await.unwrap_err();
+    provisioner.sign_in("ann@example.com", PASSWORD).await.unwrap();
+    plane.delete(&ann.org_id).await;
+    provisioner.shutdown.trigger();
+    provisioner.shutdown.wait().await.unwrap();
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("a step failed") && log.contains("ended"), "something is logged");
+    for line in log.lines() {
+        // Libraries of the transport log bytes on TRACE, which no deployment turns on.
+        if [" h2::", " hyper", " tonic", "tower"].iter().any(|library| line.contains(library)) {
+            continue;
+        }
+        for secret in ["ann@", "bob@", "argon2id", PASSWORD, "a wrong guess"] {
+            assert!(!line.contains(secret), "{secret} in {line}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `ProvisionerAdminService`: what operators see and set going, and what each of them may.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[cfg(test)]
 #[expect(dead_code, reason = "this file needs a part of it")]
 mod support;
