@@ -24,7 +24,7 @@ use utoipa::IntoParams;
 use crate::problem::{HttpError, Problem};
 
 /// How long a body may take to arrive, once its request's head has.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The `{id}` of a path.
 #[derive(Debug, Deserialize, IntoParams)]

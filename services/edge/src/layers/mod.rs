@@ -193,3 +193,69 @@ pub(crate) async fn limit_body(request: Request, next: Next) -> Result<Response,
         Err(HttpError::PayloadTooLarge.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::{get, post};
+    use http::StatusCode;
+    use http_body_util::BodyExt as _;
+    use pulse_runtime::settings::try_parse_from;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::extract::{FromMembers, JsonBody, Members};
+
+    struct Nothing;
+
+    impl FromMembers for Nothing {
+        fn from_members(_: &mut Members) -> Self {
+            Self
+        }
+    }
+
+    fn stack(flags: &[&str]) -> Router {
+        let config = try_parse_from(std::iter::once("pulse-edge").chain(flags.iter().copied())).unwrap();
+        let api = Router::new()
+            .route("/panic", get(async || -> StatusCode { panic!("canary") }))
+            .route("/read", post(async |JsonBody(Nothing): JsonBody<Nothing>| StatusCode::OK))
+            .route_layer(from_fn(limit_body));
+        Stack::new(&config, Observe::new()).around(api, Router::new())
+    }
+
+    async fn problem(router: Router, request: http::request::Builder, body: Body) -> (StatusCode, String) {
+        let answer = router.oneshot(request.body(body).unwrap()).await.unwrap();
+        assert!(answer.headers().contains_key("x-request-id"));
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_without_its_message() {
+        let (status, body) = problem(stack(&[]), Request::get("/panic"), Body::empty()).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(body.contains("urn:pulse:problem:internal") && body.contains("request_id"), "{body}");
+        assert!(!body.contains("canary"), "{body}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_not_waited_for() {
+        let read = || Request::post("/read").header("content-type", "application/json");
+        let pending = || Body::from_stream(futures::stream::pending::<Result<&[u8], std::io::Error>>());
+        let (status, body) = problem(stack(&[]), read(), pending()).await;
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+        assert!(body.contains("\"request_timeout\""), "{body}");
+        let (status, body) = problem(stack(&["--request-timeout", "1s"]), read(), pending()).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "the request's own time is over first");
+        assert!(body.contains("\"unavailable\""), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_cut_off_is_the_caller_s_fault() {
+        let cut = futures::stream::iter([Ok("{"), Err(std::io::Error::other("canary"))]);
+        let read = Request::post("/read").header("content-type", "application/json");
+        let (status, body) = problem(stack(&[]), read, Body::from_stream(cut)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(body.contains("invalid_request") && !body.contains("canary"), "{body}");
+    }
+}

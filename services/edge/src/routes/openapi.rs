@@ -219,8 +219,8 @@ impl Kind<'_> {
             _ => {}
         }
         if status == "429" && self.limited {
-            add("RateLimit-Policy", text(), "The limit that was met, such as `\"signup\";q=5;w=3600`");
-            add("RateLimit", text(), "What is left of it, such as `\"signup\";r=0;t=720`");
+            add("RateLimit-Policy", text(), "The limit that was met, such as `\"requests\";q=60;w=60`");
+            add("RateLimit", text(), "What is left of it, such as `\"requests\";r=0;t=12`");
         }
     }
 }

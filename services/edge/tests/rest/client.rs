@@ -116,24 +116,19 @@ impl Request {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut head =
-            format!("{} {} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n", self.method, self.path);
-        for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
         let body = self.body.clone().unwrap_or_default();
-        let body = match (self.chunked, &self.body) {
-            (true, _) => {
-                head.push_str("transfer-encoding: chunked\r\n");
-                chunks(&body)
-            }
-            (false, Some(_)) => {
-                head += &format!("content-length: {}\r\n", body.len());
-                body
-            }
-            (false, None) => body,
+        let mut headers = vec![("host", "edge".to_owned()), ("connection", "close".to_owned())];
+        headers.extend(self.headers.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        let body = if self.chunked {
+            headers.push(("transfer-encoding", "chunked".to_owned()));
+            chunks(&body)
+        } else {
+            headers.extend(self.body.as_ref().map(|body| ("content-length", body.len().to_string())));
+            body
         };
-        [head.as_bytes(), b"\r\n", &body].concat()
+        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let line = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        [line.as_bytes(), headers.concat().as_bytes(), b"\r\n", &body].concat()
     }
 }
 
