@@ -73,7 +73,10 @@ impl Cli {
     pub(crate) fn try_parse_from(
         args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, SettingError> {
-        let command = Self::command().mut_subcommand("dev", |dev| with_defaults(dev, &dev::DEFAULTS));
+        let command = Self::command()
+            .mut_subcommand("dev", |dev| with_defaults(dev, &dev::DEFAULTS))
+            // Whatever is changed goes to the end; this keeps `dev` first.
+            .mut_subcommand("serve", |serve| serve);
         try_parse_command(command, args)
     }
 }
