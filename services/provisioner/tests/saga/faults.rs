@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     CrashBefore,
     /// The process dies after it took effect.
     CrashAfter,
+    /// The process stands still before it, for so long that another takes the saga over, and then goes on.
+    Stall,
 }
 
 /// When a fault strikes.
@@ -93,6 +95,8 @@ pub(crate) struct Chaos {
     script: Mutex<Vec<Line>>,
     counts: Mutex<HashMap<Call, usize>>,
     crash: Notify,
+    stall: Notify,
+    resume: Notify,
     late: Mutex<Vec<BoxFuture<'static, ()>>>,
 }
 
@@ -121,6 +125,16 @@ impl Chaos {
     /// When the process dies.
     pub(crate) async fn crashed(&self) {
         self.crash.notified().await;
+    }
+
+    /// When the process stands still.
+    pub(crate) async fn stalled(&self) {
+        self.stall.notified().await;
+    }
+
+    /// The process that stands still goes on.
+    pub(crate) fn resume(&self) {
+        self.resume.notify_one();
     }
 
     /// How often the call was made.
@@ -177,6 +191,10 @@ impl Chaos {
                 make().await.ok();
                 self.die().await
             }
+            Some(Fault::Stall) => {
+                self.stand_still().await;
+                make().await
+            }
         }
     }
 
@@ -199,7 +217,16 @@ impl Chaos {
                 write.await.ok();
                 self.die().await
             }
+            Some(Fault::Stall) => {
+                self.stand_still().await;
+                write.await
+            }
         }
+    }
+
+    async fn stand_still(&self) {
+        self.stall.notify_one();
+        self.resume.notified().await;
     }
 
     async fn die<T>(&self) -> T {

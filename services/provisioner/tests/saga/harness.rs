@@ -109,13 +109,35 @@ impl<'a> Attempt<'a> {
 
     /// Makes the tenant, and recovers until nothing is left to be done.
     pub(crate) async fn provision(&self) -> Option<State> {
+        self.live(self.subject()).await
+    }
+
+    fn subject(&self) -> Subject {
         let claim = Claim {
             email: self.email.clone(),
             password_hash: PasswordHash::from_phc("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"),
             org_name: OrgName::parse("Acme, Inc.").unwrap(),
         };
-        let subject = Subject::Provision { owner: self.owner, claim: Some(claim), trial_ends_at: None };
-        self.live(subject).await
+        Subject::Provision { owner: self.owner, claim: Some(claim), trial_ends_at: None }
+    }
+
+    /// Makes the tenant with a first process that stands still at some point while others finish what it began, and then
+    /// goes on; answers how both saw it end.
+    pub(crate) async fn provision_with_a_stall(&self) -> (Option<State>, Stopped) {
+        let process = self.process();
+        let saga =
+            Saga::begin(self.org_id.clone(), self.subject(), process.lease(Duration::ZERO), self.clock.now());
+        let id = saga.id();
+        process.store.begin(saga.clone()).await.unwrap();
+        let zombie = run(&process, saga);
+        tokio::pin!(zombie);
+        tokio::select! {
+            stopped = &mut zombie => panic!("it did not stand still: {stopped:?}"),
+            () = self.chaos.stalled() => {}
+        }
+        let ended = self.recover(&id).await;
+        self.chaos.resume();
+        (ended, zombie.await)
     }
 
     /// Unmakes the tenant, and recovers until nothing is left to be done.

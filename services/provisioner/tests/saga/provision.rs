@@ -4,7 +4,7 @@ use futures::future::join_all;
 use pulse_kernel::{EmailAddress, OrgName, Reason};
 use pulse_provisioner::{
     clients::{Billing as _, NewOrganization, Organizations as _},
-    saga::{SagaId, State},
+    saga::{SagaId, State, runner::Stopped},
 };
 use pulse_tenant_guard::OrganizationStatus;
 
@@ -125,6 +125,32 @@ async fn every_passing_fault_while_undoing_leaves_nothing() {
         attempt.can_be_repeated(&script).await;
     }))
     .await;
+}
+
+/// A process that stands still for longer than its lease is fenced when it comes back, wherever it stood, and harms
+/// nothing of what others have finished or undone meanwhile.
+#[tokio::test]
+async fn a_process_that_comes_back_from_a_stall_is_fenced() {
+    let plane = Plane::start().await;
+    let calls = FORWARD.map(|call| (call, When::Nth(1), Fault::Stall));
+    let commits = (1..=3).map(|nth| (Call::Commit, When::Nth(nth), Fault::Stall));
+    for stall in calls.into_iter().chain(commits) {
+        let attempt = Attempt::new(&plane, &[stall]);
+        let (ended, zombie) = attempt.provision_with_a_stall().await;
+        assert_eq!(ended, Some(State::Done), "{stall:?}");
+        assert!(matches!(zombie, Stopped::Fenced), "{stall:?}: {zombie:?}");
+        attempt.is_whole(&[stall]).await;
+
+        // The one that takes over is refused at the last step; the first one's calls come after the undoing.
+        let refused = (2..=9).map(|nth| (Call::Activate, When::Nth(nth), Fault::Refused));
+        let first = (stall.0 != Call::Activate).then_some((Call::Activate, When::Nth(1), Fault::Refused));
+        let script: Vec<_> = [stall].into_iter().chain(first).chain(refused).collect();
+        let attempt = Attempt::new(&plane, &script);
+        let (ended, zombie) = attempt.provision_with_a_stall().await;
+        assert_eq!(ended, Some(State::Undone), "{script:?}");
+        assert!(matches!(zombie, Stopped::Fenced), "{script:?}: {zombie:?}");
+        attempt.left_nothing(&["provisioning_undone"], &script).await;
+    }
 }
 
 /// Two faults that pass, in any two places: still a whole tenant.
