@@ -256,3 +256,49 @@ fn serve_prints_nothing_and_logs_json() {
     let Output { status, stdout, .. } = child.wait_with_output().unwrap();
     assert_eq!((status.code(), stdout), (Some(0), Vec::new()));
 }
+
+#[test]
+fn a_store_that_cannot_be_opened_exits_with_1_and_names_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("data")).unwrap();
+    fs::write(folder.path().join("data/lifecycle.db"), "not a database".repeat(1000)).unwrap();
+    let Output { status, stderr, .. } = pulse_hosted("serve", folder.path(), &[]).output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    let last = said.lines().last().unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(last.starts_with("cannot start: lifecycle: ") && last.contains("lifecycle.db"), "{said}");
+}
+
+#[test]
+fn what_is_in_flight_when_told_to_stop_is_still_answered() {
+    let limits = [("PULSE_SIGNUP_LIMIT_PER_HOUR", "100000"), ("PULSE_REQUEST_LIMIT_PER_MINUTE", "100000")];
+    let dev = Dev::start(&limits);
+    let curl = dev.line("curl").replace("curl -sS", "curl -s -o /dev/null -w '%{http_code}'");
+    let (sender, answers) = mpsc::channel();
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            let (curl, sender) = (curl.clone(), sender.clone());
+            // Signs up one after the other until nobody answers any more.
+            std::thread::spawn(move || {
+                for number in 0.. {
+                    let curl = curl.replace("ann@", &format!("ann-{client}-{number}@"));
+                    let output = Command::new("sh").args(["-c", &curl]).output().unwrap();
+                    let status = String::from_utf8(output.stdout).unwrap();
+                    let unanswered = status == "000";
+                    sender.send(status).unwrap();
+                    if unanswered {
+                        break;
+                    }
+                }
+            })
+        })
+        .collect();
+    drop(sender);
+    let before = answers.recv_timeout(LIMIT).unwrap();
+    assert_eq!(dev.stop().0, Some(0));
+    for client in clients {
+        client.join().unwrap();
+    }
+    let statuses: Vec<_> = [before].into_iter().chain(answers).collect();
+    assert!(statuses.iter().all(|status| ["201", "000"].contains(&status.as_str())), "{statuses:?}");
+}
