@@ -30,11 +30,7 @@ async fn metrics_count_what_happens(plan: Plan) {
         "pulse_hosted_provisions_total",
         "pulse_hosted_lifecycle_transitions_total",
         "pulse_hosted_active_tenants",
-        "pulse_hosted_provision_duration_seconds",
-        "pulse_hosted_billing_propagation_seconds",
         "pulse_hosted_provisionings_stuck",
-        "rpc_server_duration_seconds",
-        "http_server_request_duration_seconds",
     ] {
         assert!(before.has(name), "{name} is missing from the first scrape on:\n{}", before.text());
     }
@@ -80,6 +76,7 @@ async fn metrics_count_what_happens(plan: Plan) {
         [("rpc_service", "pulse.lifecycle.v1.LifecycleAdminService"), ("rpc_method", "SuspendOrganization")];
     assert_grew(&before, &after, "rpc_server_duration_seconds_count", &suspend, 1.0);
     assert!(after.sum("http_server_request_duration_seconds_count", &[]) >= 6.0, "{}", after.text());
+    assert!(after.sum("pulse_hosted_billing_propagation_seconds_count", &[]) >= 1.0, "{}", after.text());
 
     let _ = admin.restore(org_id).await.expect(200);
     eventually(SOON, async || {
@@ -115,7 +112,8 @@ async fn secrets_are_nowhere(plan: Plan) {
     let log = system.log();
     assert!(log.lines().count() > 10, "{log}");
     for secret in [secrets[0], secrets[1], secrets[2], &token, "$argon2"] {
-        assert!(!log.contains(secret), "{secret} in the log");
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} in the log: {line:?}");
     }
     assert!(!log.to_lowercase().contains("ann.canary"), "an email address in the log");
 
@@ -131,7 +129,7 @@ async fn secrets_are_nowhere(plan: Plan) {
 }
 
 async fn one_request_id_runs_through_the_logs(plan: Plan) {
-    let mut system = plan.start().await;
+    let mut system = plan.set("PULSE_LOG", "debug").start().await;
     let request = system.visitor().request(reqwest::Method::POST, "/api/public/signup");
     let body = serde_json::json!({ "email": "ann@example.com", "password": PASSWORD, "org_name": "Acme" });
     let answer = request.header("x-request-id", "trace-me-0123456789").json(&body).send().await.unwrap();

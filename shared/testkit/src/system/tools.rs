@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Output, Stdio},
 };
 
 use tokio::process::Command;
@@ -86,7 +86,7 @@ impl System {
     /// When it cannot be run.
     pub async fn shell(&self, script: &str) -> Printed {
         let file = self.folder().join("script.sh");
-        fs::write(&file, format!("set -euo pipefail\n{script}\n")).expect("a script can be written");
+        fs::write(&file, format!("set -eu\n{script}\n")).expect("a script can be written");
         self.tool("bash", &[file.to_str().expect("paths are text")]).await
     }
 
@@ -95,8 +95,9 @@ impl System {
     /// # Panics
     /// When it cannot be run.
     pub async fn own_program(&self, name: &str, args: &[&str]) -> Printed {
-        let program = program::binary(name);
-        self.tool(program.to_str().expect("paths are text"), args).await
+        let mut command = Command::new(program::binary(name));
+        command.args(args);
+        self.run(command).await
     }
 
     /// Runs a program of the virtual environment, or else of the path, with these arguments.
@@ -109,14 +110,13 @@ impl System {
             [programs.clone()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
         );
         let own = programs.join(program);
-        let output = Command::new(if own.exists() { own } else { PathBuf::from(program) })
-            .args(args)
-            .current_dir(self.folder())
-            .env("PATH", path.expect("the path has no colon inside a name"))
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await;
-        output.unwrap_or_else(|error| panic!("{program} cannot be run: {error}")).into()
+        let mut command = Command::new(if own.exists() { own } else { PathBuf::from(program) });
+        command.args(args).env("PATH", path.expect("the path has no colon inside a name"));
+        self.run(command).await
+    }
+
+    async fn run(&self, mut command: Command) -> Printed {
+        let command = command.current_dir(self.folder()).stdin(Stdio::null()).kill_on_drop(true);
+        command.output().await.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}")).into()
     }
 }
