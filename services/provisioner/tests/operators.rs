@@ -214,12 +214,13 @@ async fn roles_are_set_by_operators_and_a_tenant_keeps_an_owner() {
 async fn sagas_and_records_are_paged() {
     let plane = Plane::start().await;
     let provisioner = Provisioner::hosted(&plane).await;
-    for number in 0..3 {
+    for number in 0..4 {
         provisioner.provision(&format!("owner-{number}@example.com"), PASSWORD).await.unwrap();
     }
     let mut seen = Vec::new();
-    let mut page_token = String::new();
+    let (mut page_token, mut pages) = (String::new(), 0);
     loop {
+        pages += 1;
         let query = ListProvisioningsRequest { page_size: 2, page_token, ..Default::default() };
         let page = answer(provisioner.admin().list_provisionings(signed("viewer", query)).await).unwrap();
         seen.extend(page.provisionings.into_iter().map(|saga| saga.org_id));
@@ -234,7 +235,8 @@ async fn sagas_and_records_are_paged() {
         ids.reverse();
         ids
     };
-    assert_eq!((seen.len(), &seen), (3, &sorted), "newest first");
+    assert_eq!((seen.len(), &seen), (4, &sorted), "newest first");
+    assert_eq!(pages, 2, "the last page is known to be the last");
     let garbage = ListProvisioningsRequest { page_token: "garbage".into(), ..Default::default() };
     let refused = answer(provisioner.admin().list_provisionings(signed("viewer", garbage)).await);
     assert_eq!(refused.unwrap_err().reason(), Reason::InvalidRequest);

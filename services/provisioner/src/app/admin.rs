@@ -7,12 +7,12 @@ use pulse_kernel::{OrgId, UserId};
 use pulse_store::audit::{AuditDraft, AuditRecord};
 use serde_json::{Value, json};
 
-use super::App;
+use super::{App, Page};
 use crate::{
     domain::Roles,
     error::ProvisionerError,
     saga::{Saga, SagaId, Step, Subject, plan},
-    store::{Advance, AdvanceError, Effect, RoleChange, SagaQuery},
+    store::{Advance, AdvanceError, Effect, RoleChange, SagaCursor, SagaQuery},
 };
 
 /// How often a journal row that changes meanwhile is read again.
@@ -32,8 +32,13 @@ impl App {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn list_provisionings(&self, query: SagaQuery) -> Result<Vec<Saga>, ProvisionerError> {
-        Ok(self.store.list_sagas(query).await?)
+    pub async fn list_provisionings(
+        &self,
+        query: SagaQuery,
+    ) -> Result<Page<Saga, SagaCursor>, ProvisionerError> {
+        let limit = query.limit;
+        let more = SagaQuery { limit: limit.saturating_add(1), ..query };
+        Ok(Page::of(self.store.list_sagas(more).await?, limit, SagaCursor::after))
     }
 
     /// One saga.
@@ -123,8 +128,9 @@ impl App {
         org_id: &OrgId,
         before: Option<i64>,
         limit: u32,
-    ) -> Result<Vec<AuditRecord>, ProvisionerError> {
-        Ok(self.store.list_audit(org_id, before, limit).await?)
+    ) -> Result<Page<AuditRecord, i64>, ProvisionerError> {
+        let records = self.store.list_audit(org_id, before, limit.saturating_add(1)).await?;
+        Ok(Page::of(records, limit, |record| record.sequence))
     }
 
     /// Changes a saga as `decide` says; anew when it has changed meanwhile.

@@ -35,6 +35,26 @@ pub struct SignInLimits {
     pub by_client: Arc<KeyedLimiter<ClientKey>>,
 }
 
+/// Some of a list, and where it goes on, if it does.
+#[derive(Debug)]
+pub struct Page<T, C> {
+    /// What is on the page.
+    pub items: Vec<T>,
+    /// Leads to the next one.
+    pub next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// Of what was asked for and one more, by which the last page is known to be the last.
+    fn of(mut items: Vec<T>, limit: u32, cursor: impl FnOnce(&T) -> C) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(cursor);
+        Self { items, next }
+    }
+}
+
 /// The service without its transport; clones share it.
 #[derive(Debug, Clone)]
 pub struct App {

@@ -14,7 +14,7 @@ use crate::{
     app::{App, admin::Order},
     convert,
     error::ProvisionerError,
-    store::{SagaCursor, SagaQuery},
+    store::SagaQuery,
 };
 
 /// The service on the app.
@@ -42,12 +42,10 @@ impl ProvisionerAdminService for AdminServiceImpl {
     ) -> Result<Response<ListProvisioningsResponse>, Status> {
         self.tokens.require(request.metadata(), Role::Viewer).map_err(reject)?;
         let query = SagaQuery::try_from(request.into_inner()).map_err(reject)?;
-        let limit = query.limit;
-        let sagas = self.app.list_provisionings(query).await.map_err(reject)?;
-        let next = full(sagas.len(), limit).then(|| sagas.last().map(SagaCursor::after)).flatten();
+        let listed = self.app.list_provisionings(query).await.map_err(reject)?;
         Ok(Response::new(ListProvisioningsResponse {
-            next_page_token: next.map(|cursor| page::token(&cursor)).unwrap_or_default(),
-            provisionings: sagas.into_iter().map(Into::into).collect(),
+            next_page_token: listed.next.map(|cursor| page::token(&cursor)).unwrap_or_default(),
+            provisionings: listed.items.into_iter().map(Into::into).collect(),
         }))
     }
 
@@ -110,16 +108,10 @@ impl ProvisionerAdminService for AdminServiceImpl {
         let org_id = OrgId::parse(&request.org_id).map_err(reject)?;
         let limit = convert::page_limit(request.page_size).map_err(reject)?;
         let before = page::cursor(&request.page_token).map_err(reject)?;
-        let records = self.app.list_audit_events(&org_id, before, limit).await.map_err(reject)?;
-        let next = full(records.len(), limit).then(|| records.last().map(|record| record.sequence)).flatten();
+        let listed = self.app.list_audit_events(&org_id, before, limit).await.map_err(reject)?;
         Ok(Response::new(ListAuditEventsResponse {
-            next_page_token: next.map(|sequence| page::token(&sequence)).unwrap_or_default(),
-            audit_events: records.into_iter().map(convert::audit_event).collect(),
+            next_page_token: listed.next.map(|sequence| page::token(&sequence)).unwrap_or_default(),
+            audit_events: listed.items.into_iter().map(convert::audit_event).collect(),
         }))
     }
-}
-
-/// Whether a page is full, so that there may be another.
-fn full(items: usize, limit: u32) -> bool {
-    u32::try_from(items).is_ok_and(|items| items >= limit)
 }

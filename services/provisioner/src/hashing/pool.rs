@@ -19,7 +19,7 @@ use super::hasher::{Hasher, HasherError, OUTPUT_BYTES, SALT_BYTES, unmatched};
 use crate::domain::PasswordHash;
 
 /// How many jobs may wait for each thread when nothing else is set: about a second of work.
-const QUEUE_PER_THREAD: usize = 64;
+const QUEUE_PER_THREAD: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// How much hashing there may be.
 #[derive(Debug, Clone, Copy)]
@@ -35,14 +35,9 @@ impl HashingSettings {
     pub fn new(threads: Option<NonZeroUsize>, queue: Option<NonZeroUsize>) -> Self {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = threads.unwrap_or_else(cores);
-        Self { threads, queue: queue.unwrap_or_else(|| threads.saturating_mul(QUEUE_BOUND)) }
+        Self { threads, queue: queue.unwrap_or_else(|| threads.saturating_mul(QUEUE_PER_THREAD)) }
     }
 }
-
-const QUEUE_BOUND: NonZeroUsize = match NonZeroUsize::new(QUEUE_PER_THREAD) {
-    Some(bound) => bound,
-    None => NonZeroUsize::MIN,
-};
 
 /// Why there is no hash, or no answer to whether a password matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pulse_kernel::{ApiError, Ids, OrgId};
+use pulse_kernel::{ApiError, OrgId};
 use pulse_rpc::RequestId;
 use pulse_store::{StoreError, time};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use super::{
     Saga, SagaId, SagaKind, Subject,
@@ -23,7 +24,6 @@ const DUE_PAGE: u32 = 100;
 pub struct Engine {
     runner: Runner,
     endings: Endings,
-    ids: Ids,
     recovered: Arc<Semaphore>,
     purged: Arc<Semaphore>,
     running: TaskTracker,
@@ -32,10 +32,9 @@ pub struct Engine {
 impl Engine {
     /// An engine that starts runners such as `runner`.
     pub fn new(runner: Runner) -> Self {
-        let ids = Ids::new(Arc::clone(&runner.clock), Arc::clone(&runner.entropy));
         let room = || Arc::new(Semaphore::new(runner.tuning.concurrency));
         let (recovered, purged) = (room(), room());
-        Self { runner, endings: Endings::default(), ids, recovered, purged, running: TaskTracker::new() }
+        Self { runner, endings: Endings::default(), recovered, purged, running: TaskTracker::new() }
     }
 
     /// What its runners have.
@@ -55,14 +54,14 @@ impl Engine {
     /// When the journal cannot be written, or nobody knows whether it was.
     pub async fn begin(&self, saga: Saga, request_id: RequestId) -> Result<Begun, StoreError> {
         let (caller, answer) = oneshot::channel();
-        let engine = self.clone();
-        self.spawn_saga(async move {
+        let (engine, span) = (self.clone(), span_of(&saga));
+        self.spawn_saga(span, async move {
             let begun = engine.write_beginning(&saga).await;
             let started = matches!(begun, Ok(Begun::Started));
             // The caller may have gone; the saga goes on.
             caller.send(begun).ok();
             if started {
-                engine.run(saga, &request_id).await;
+                engine.run(saga, Some(&request_id)).await;
             }
         });
         answer.await.unwrap_or(Err(StoreError::Unavailable("the process is being stopped")))
@@ -81,8 +80,8 @@ impl Engine {
 
     /// Runs a saga in the background, on which this process holds the lease. It goes on whoever stops waiting for it.
     pub fn start(&self, saga: Saga, request_id: RequestId) {
-        let engine = self.clone();
-        self.spawn_saga(async move { engine.run(saga, &request_id).await });
+        let (engine, span) = (self.clone(), span_of(&saga));
+        self.spawn_saga(span, async move { engine.run(saga, Some(&request_id)).await });
     }
 
     /// Waits until no saga runs here any more.
@@ -91,8 +90,17 @@ impl Engine {
         self.running.wait().await;
     }
 
-    fn spawn_saga(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.runner.shutdown.spawn("saga", self.running.track_future(work));
+    /// Runs a saga that no request in hand has caused; gives its place back at the end.
+    fn start_with_room(&self, saga: Saga, permit: OwnedSemaphorePermit) {
+        let (engine, span) = (self.clone(), span_of(&saga));
+        self.spawn_saga(span, async move {
+            engine.run(saga, None).await;
+            drop(permit);
+        });
+    }
+
+    fn spawn_saga(&self, span: Span, work: impl Future<Output = ()> + Send + 'static) {
+        self.runner.shutdown.spawn("saga", self.running.track_future(work.instrument(span)));
     }
 
     /// Recovers what nobody runs and finds what is to be purged, in the background, until the process is stopped.
@@ -133,13 +141,8 @@ impl Engine {
         for saga in self.runner.store.due_sagas(self.runner.clock.now(), DUE_PAGE).await? {
             let Ok(permit) = Arc::clone(&self.recovered).try_acquire_owned() else { break };
             if let Some(saga) = self.runner.take_over(&saga).await? {
-                let engine = self.clone();
-                let request_id = RequestId::generate(&self.ids);
                 tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
-                self.spawn_saga(async move {
-                    engine.run(saga, &request_id).await;
-                    drop(permit);
-                });
+                self.start_with_room(saga, permit);
             }
         }
         Ok(())
@@ -156,12 +159,7 @@ impl Engine {
             for org_id in found.org_ids {
                 let Ok(permit) = Arc::clone(&self.purged).try_acquire_owned() else { return Ok(()) };
                 if let Some(saga) = self.begin_purge(org_id).await? {
-                    let engine = self.clone();
-                    let request_id = RequestId::generate(&self.ids);
-                    self.spawn_saga(async move {
-                        engine.run(saga, &request_id).await;
-                        drop(permit);
-                    });
+                    self.start_with_room(saga, permit);
                 }
             }
             page = found.next;
@@ -189,8 +187,8 @@ impl Engine {
     }
 
     /// Runs a saga until its runner stops, and tells those who wait for it.
-    pub async fn run(&self, saga: Saga, request_id: &RequestId) {
-        let (saga, stopped) = self.runner.run(saga, request_id).await;
+    async fn run(&self, saga: Saga, request: Option<&RequestId>) {
+        let (saga, stopped) = self.runner.run(saga, request).await;
         let (org_id, kind) = (saga.org_id.clone(), saga.subject.kind());
         match stopped {
             Stopped::Ended | Stopped::Stuck => {
@@ -209,6 +207,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// The span of a saga, within that of the request that causes it.
+fn span_of(saga: &Saga) -> Span {
+    tracing::info_span!("saga", org_id = %saga.org_id, kind = saga.subject.kind().as_str())
 }
 
 /// Why organizations to be purged were not found.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pulse_kernel::{Clock, Entropy, Reason};
+use pulse_kernel::{Clock, Entropy, Ids, Reason};
 use pulse_rpc::{RequestContext, RequestId};
 use pulse_runtime::Shutdown;
 use pulse_store::{StoreError, time};
@@ -92,8 +92,11 @@ impl Runner {
     }
 
     /// Runs a saga, on which this process holds the lease, until it ends, is stuck, or is someone else's. To be dropped
-    /// at any point without harm: whoever takes it over goes on where the journal says.
-    pub async fn run(&self, mut saga: Saga, request_id: &RequestId) -> (Saga, Stopped) {
+    /// at any point without harm: whoever takes it over goes on where the journal says. `request` is the one that caused
+    /// it, if one did.
+    pub async fn run(&self, mut saga: Saga, request: Option<&RequestId>) -> (Saga, Stopped) {
+        let ids = Ids::new(Arc::clone(&self.clock), Arc::clone(&self.entropy));
+        let calls_as = request.cloned().unwrap_or_else(|| RequestId::generate(&ids));
         loop {
             let Some((step, direction)) = saga.state().task() else { return (saga, Stopped::Ended) };
             if !self.pause(&saga).await {
@@ -103,7 +106,7 @@ impl Runner {
             let (outcome, effect) = if step.is_local() {
                 (Outcome::Succeeded, local_effect(&saga, direction))
             } else {
-                (self.act(&mut saga, step, direction, request_id).await, Effect::None)
+                (self.act(&mut saga, step, direction, &calls_as).await, Effect::None)
             };
             let progress = match self.follow(&saga, &outcome) {
                 Ok(progress) => progress,
@@ -114,7 +117,7 @@ impl Runner {
                 saga.progress = progress;
                 continue;
             }
-            match self.commit(self.advance(&saga, progress, effect, request_id)).await {
+            match self.commit(self.advance(&saga, progress, effect, request)).await {
                 Ok(advanced) => {
                     self.note(&saga, &advanced).await;
                     saga = advanced;
@@ -140,6 +143,8 @@ impl Runner {
         let due = saga.progress.next_attempt_at.unwrap_or_else(|| self.now());
         // A negative length, for what is due already, is none.
         let pause = Duration::try_from(due.duration_since(self.clock.now())).unwrap_or_default();
+        // However far the clock was set back, nobody waits for longer than the longest pause.
+        let pause = pause.min(self.tuning.longest_backoff);
         if pause.is_zero() {
             return true;
         }
@@ -187,7 +192,13 @@ impl Runner {
     }
 
     /// The advance to `progress`: with a lease for as long as it goes on, and with a record when it has ended.
-    fn advance(&self, saga: &Saga, progress: Progress, effect: Effect, request_id: &RequestId) -> Advance {
+    fn advance(
+        &self,
+        saga: &Saga,
+        progress: Progress,
+        effect: Effect,
+        request: Option<&RequestId>,
+    ) -> Advance {
         let now = self.now();
         let goes_on = !progress.state.has_ended() && !progress.state.is_stuck();
         let pause = progress.next_attempt_at.map(|due| due.duration_since(now)).unwrap_or_default();
@@ -204,7 +215,7 @@ impl Runner {
             (Subject::Purge, true) => Effect::Forget,
             (_, false) => effect,
         };
-        let audit = provision::ended_record(&next, now, Some(request_id.to_string()));
+        let audit = provision::ended_record(&next, now, request.map(ToString::to_string));
         Advance { saga: next, effect, audit }
     }
 

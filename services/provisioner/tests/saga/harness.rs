@@ -21,7 +21,6 @@ use pulse_provisioner::{
     },
     store::{Advance, Begun, Effect, MemoryStore, Store as _},
 };
-use pulse_rpc::RequestId;
 use pulse_runtime::{Shutdown, telemetry::meter};
 use pulse_tenant_guard::OrganizationStatus;
 use pulse_testkit::ManualClock;
@@ -249,6 +248,5 @@ impl<'a> Attempt<'a> {
 }
 
 async fn run(process: &Runner, saga: Saga) -> Stopped {
-    let ids = Ids::new(Arc::clone(&process.clock), Arc::new(OsEntropy));
-    process.run(saga, &RequestId::generate(&ids)).await.1
+    process.run(saga, None).await.1
 }
