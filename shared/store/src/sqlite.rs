@@ -119,6 +119,15 @@ impl SqliteDb {
             .map_err(|_| StoreError::Unavailable("the writer does not answer"))?
     }
 
+    /// Copies the write-ahead log into the database and empties it, so that what was overwritten or deleted stands in no
+    /// file any more. Costs some syncs and waits for readers: for use after a purge, not after every write.
+    ///
+    /// # Errors
+    /// A [`StoreError`] when a reader holds the log for too long, or the database cannot be written.
+    pub async fn empty_log(&self) -> Result<(), StoreError> {
+        self.0.writer.empty_log().await
+    }
+
     /// How many writes there were, and how many commits they took.
     pub fn write_stats(&self) -> WriteStats {
         self.0.writer.stats()

@@ -225,6 +225,30 @@ async fn what_is_deleted_is_overwritten() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_leaves_the_log_when_it_is_emptied() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("things.db");
+    let db = SqliteDb::open(&path, &V1).await.unwrap();
+    let in_any_file = || {
+        let files = directory.path().read_dir().unwrap().map(|entry| std::fs::read(entry.unwrap().path()));
+        files.map(Result::unwrap).any(|bytes| bytes.windows(6).any(|window| window == b"canary"))
+    };
+    write(&db, "canary".to_owned(), 1).await.unwrap();
+    let deleted: Result<_, StoreError> = db
+        .write(|conn| {
+            Box::pin(
+                async move { Ok(sqlx::query("DELETE FROM things").execute(conn).await?.rows_affected()) },
+            )
+        })
+        .await;
+    assert_eq!(deleted.unwrap(), 1);
+    assert!(in_any_file(), "the log still has it: otherwise this shows nothing");
+    db.empty_log().await.unwrap();
+    assert!(!in_any_file());
+    write(&db, "after".to_owned(), 2).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_files_belong_to_their_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path().join("data");

@@ -64,7 +64,7 @@ impl Reaper {
     /// Looks once.
     ///
     /// # Errors
-    /// When the store fails; what was begun before stays begun.
+    /// When what is due cannot be read; what was begun before stays begun.
     pub(crate) async fn reap(&self) -> Result<Reaped, LifecycleError> {
         let organizations = &self.organizations;
         let now = organizations.now();
@@ -76,9 +76,18 @@ impl Reaper {
                 reaped.due += 1;
                 if self.dry_run {
                     tracing::info!(org_id = %entry.id, purge_after = %entry.at, "would be purged, but for the dry run");
-                } else if organizations.begin_purge(&entry.id).await? {
-                    reaped.begun += 1;
-                    tracing::info!(org_id = %entry.id, purge_after = %entry.at, "the purge begins");
+                } else {
+                    match organizations.begin_purge(&entry.id).await {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            reaped.begun += 1;
+                            tracing::info!(org_id = %entry.id, purge_after = %entry.at, "the purge begins");
+                        }
+                        // One that cannot be read must not keep those behind it; the next look tries it again.
+                        Err(error) => {
+                            tracing::error!(org_id = %entry.id, %error, "the purge could not begin");
+                        }
+                    }
                 }
             }
             let full = batch.len() == BATCH;

@@ -105,7 +105,8 @@ impl Store for SqliteStore {
 
     async fn remove(&self, removal: Removal, author: Author) -> Result<Written, StoreError> {
         let salt = self.salt();
-        self.db
+        let written: Result<Written, StoreError> = self
+            .db
             .write(move |conn| {
                 Box::pin(async move {
                     let as_decided = match removal.expected {
@@ -121,7 +122,13 @@ impl Store for SqliteStore {
                     Ok(Written::Done)
                 })
             })
-            .await
+            .await;
+        if matches!(written, Ok(Written::Done)) {
+            // Personal data is to be in no file any more, the log included. It is removed already, so a log that is
+            // in use is no failure: the store says so, and the next removal or the next start empties it.
+            self.db.empty_log().await.ok();
+        }
+        written
     }
 
     async fn find(&self, id: &OrgId) -> Result<Found, StoreError> {

@@ -31,6 +31,8 @@ const QUEUE: usize = 1024;
 /// How many writes share one commit at most, which bounds how long the first of them waits for the last.
 const BATCH: usize = 64;
 
+const NOT_EMPTIED: StoreError = StoreError::Unavailable("the log could not be emptied");
+
 /// How many writes there were since the database was opened, and how many commits they took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteStats {
@@ -79,6 +81,13 @@ impl WriterHandle {
         }
     }
 
+    pub(super) async fn empty_log(&self) -> Result<(), StoreError> {
+        let (caller, answer) = oneshot::channel();
+        let closed = || StoreError::Unavailable("the database is closed");
+        self.queue.send(Command::EmptyLog(caller)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Command::Close(done)).await.is_ok() {
@@ -90,6 +99,7 @@ impl WriterHandle {
 
 enum Command {
     Run(Box<dyn Job>),
+    EmptyLog(oneshot::Sender<Result<(), StoreError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -97,6 +107,7 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Run(_) => "Run",
+            Self::EmptyLog(_) => "EmptyLog",
             Self::Close(_) => "Close",
         })
     }
@@ -228,11 +239,13 @@ impl Writer {
     async fn serve(mut self, mut commands: mpsc::Receiver<Command>) -> Vec<oneshot::Sender<()>> {
         let mut received = Vec::with_capacity(BATCH);
         let mut closing = Vec::new();
+        let mut emptying = Vec::new();
         while commands.recv_many(&mut received, BATCH).await > 0 {
             let mut batch = Vec::with_capacity(received.len());
             for command in received.drain(..) {
                 match command {
                     Command::Run(job) => batch.push(job),
+                    Command::EmptyLog(caller) => emptying.push(caller),
                     Command::Close(done) => {
                         // What is queued already is still received; anything later is refused.
                         commands.close();
@@ -241,6 +254,17 @@ impl Writer {
                 }
             }
             self.run_batch(batch).await;
+            if !emptying.is_empty() {
+                let emptied = self.empty_log().await;
+                if let Err(error) = &emptied {
+                    tracing::warn!(%error, "the write-ahead log could not be emptied");
+                }
+                for caller in emptying.drain(..) {
+                    // The caller may have gone; the log is empty all the same.
+                    let answer = if emptied.is_ok() { Ok(()) } else { Err(NOT_EMPTIED) };
+                    caller.send(answer).ok();
+                }
+            }
         }
         self.shut_down().await;
         closing
@@ -284,6 +308,16 @@ impl Writer {
             }
         }
         self.conn.as_mut()
+    }
+
+    /// Copies the log into the database and cuts it to nothing. A reader that looks at an older moment is waited for
+    /// as long as a lock would be.
+    async fn empty_log(&mut self) -> Result<(), StoreError> {
+        let Some(conn) = self.connection().await else {
+            return Err(StoreError::Unavailable("the database cannot be written"));
+        };
+        let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(conn).await?;
+        if busy == 0 { Ok(()) } else { Err(StoreError::Unavailable("the log is in use")) }
     }
 
     async fn shut_down(mut self) {
