@@ -3,6 +3,9 @@
 //! `billing-audit.head` beside it holds the last record's sequence and hash: a log that was cut short is in itself
 //! intact, and only this gives it away. It is written after the record and not synced by itself, so after a power
 //! failure it may lag behind the log; it is never ahead of it.
+//!
+//! A log that was altered is never written to, so that nothing covers up what was done to it: its tenant's state is served
+//! as before, but not changed, until the log is restored from a backup, or the head is removed to accept a shorter one.
 
 use std::{
     fs::File,
