@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use pulse_rpc::OperatorTokens;
-use pulse_runtime::{Service, SettingError, Shutdown, settings::bind};
+use pulse_runtime::{Service, Shutdown, settings::bind};
 use tokio::net::TcpListener;
 
 use crate::cli::Config;
@@ -32,7 +32,7 @@ struct Listeners {
 /// # Errors
 /// When a listener or a store cannot be opened, or a file that a setting names cannot be read; nothing is served then.
 pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::Result<EdgeAddrs> {
-    check_files(config)?;
+    OperatorTokens::check(&config.common)?;
     let listeners = listen(config).await?;
     let addrs = edge_addrs(&listeners.edge, config.common.hosted_mode)?;
     let lifecycle = pulse_lifecycle::open_store(&config.lifecycle()).await.context("lifecycle")?;
@@ -75,14 +75,6 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
     signup_gateway_end.spawn_service("signup-gateway", serve);
     edge_end.spawn_service("edge", pulse_edge::serve(config.edge(), listeners.edge, edge_end.clone()));
     Ok(addrs)
-}
-
-/// Whether the files that settings name can be read, so that one that cannot is told as the setting's fault.
-fn check_files(config: &Config) -> Result<(), SettingError> {
-    if let Some(path) = config.common.admin_tokens_file()? {
-        OperatorTokens::load(path).map_err(|error| SettingError::new("PULSE_ADMIN_TOKENS_FILE", error))?;
-    }
-    Ok(())
 }
 
 async fn listen(config: &mut Config) -> anyhow::Result<Listeners> {

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use pulse_lifecycle::{Config, open_store, serve};
+use pulse_rpc::OperatorTokens;
 use pulse_runtime::{
     Service, run,
     settings::{self, or_exit},
@@ -12,6 +13,7 @@ use pulse_runtime::{
 async fn main() -> ExitCode {
     let config: Config = settings::parse();
     or_exit(config.check_strict());
+    or_exit(OperatorTokens::check(&config.common));
     let common = config.common.clone();
     run("pulse-lifecycle", &common, async |shutdown| {
         let (setting, addr) = config.endpoints.listener(Service::Lifecycle);

@@ -57,6 +57,8 @@ async fn hosted_mode_needs_tokens_and_a_decision_on_verification() {
             let said =
                 refusal(program, args, &without("PULSE_ADMIN_TOKENS_FILE"), "PULSE_ADMIN_TOKENS_FILE").await;
             assert!(said.contains("must be set"), "{said}");
+            let missing = with("PULSE_ADMIN_TOKENS_FILE", "no-such-file.toml");
+            refusal(program, args, &missing, "PULSE_ADMIN_TOKENS_FILE").await;
         }
     }
     for (program, args) in [PROGRAMS[0], PROGRAMS[2]] {
@@ -108,7 +110,6 @@ async fn malformed_values_are_named_with_what_is_accepted() {
         ("PULSE_REAPER_INTERVAL", "0s"),
         ("PULSE_REAPER_DRY_RUN", "yes"),
         ("PULSE_PLAN_CATALOG", "no-such-file.toml"),
-        ("PULSE_ADMIN_TOKENS_FILE", "no-such-file.toml"),
         ("PULSE_LOG", "a=b=c"),
     ] {
         refusal("pulse-hosted", &["serve"], &with(name, value), name).await;

@@ -18,7 +18,7 @@ use std::{
 
 use http::HeaderValue;
 use pulse_kernel::{ApiError, Reason};
-use pulse_runtime::Shutdown;
+use pulse_runtime::{CommonSettings, SettingError, Shutdown};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tonic::metadata::MetadataMap;
@@ -121,6 +121,17 @@ struct Token {
 pub struct OperatorTokens(Arc<RwLock<Arc<[Token]>>>);
 
 impl OperatorTokens {
+    /// Whether a start in hosted mode has operators: its tokens file is set and can be read.
+    ///
+    /// # Errors
+    /// One line about the setting when it is not set, or the file is none that is accepted.
+    pub fn check(common: &CommonSettings) -> Result<(), SettingError> {
+        if let Some(path) = common.admin_tokens_file()? {
+            Self::load(path).map_err(|error| SettingError::new("PULSE_ADMIN_TOKENS_FILE", error))?;
+        }
+        Ok(())
+    }
+
     /// Reads the tokens file.
     ///
     /// # Errors
