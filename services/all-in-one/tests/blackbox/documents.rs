@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write, fs};
 
 use pulse_testkit::system::{
-    System,
+    Answer, System,
     tools::{Printed, repository},
 };
 use reqwest::Method;
@@ -137,20 +137,11 @@ fn settings_in(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_openapi_document_is_valid_and_describes_what_is_served() {
+async fn the_openapi_documents_are_valid_and_describe_what_is_served() {
     let system = System::all_in_one().without_limits().start().await;
-    let document = system.get("/api/openapi.json").await.expect(200);
-    assert!(document.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
-    let file = system.folder().join("openapi.json");
-    fs::write(&file, &document.body).unwrap();
-    let judged = system.tool("openapi-spec-validator", &[file.to_str().unwrap()]).await;
-    assert!(judged.success, "{}{}", judged.stdout, judged.stderr);
-
-    let document = document.json();
-    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{document}");
-    let described = operations(&document);
-    let contract = [
-        "POST /api/public/signup",
+    let always = ["GET /api/openapi.json", "GET /livez", "GET /readyz"];
+    let public = ["POST /api/public/signup"];
+    let admin = [
         "GET /api/admin/orgs",
         "GET /api/admin/orgs/{id}",
         "GET /api/admin/orgs/{id}/billing-state",
@@ -161,31 +152,48 @@ async fn the_openapi_document_is_valid_and_describes_what_is_served() {
         "POST /api/admin/orgs/{id}/soft-delete",
         "POST /api/admin/orgs/{id}/restore",
         "GET /api/admin/orgs/{id}/audit-events",
-        "GET /api/openapi.json",
-        "GET /livez",
-        "GET /readyz",
     ];
-    assert_eq!(described, contract.map(str::to_owned).into());
+    let everything =
+        |listener: &[&str]| always.iter().chain(listener).map(|name| (*name).to_owned()).collect();
 
-    // What is described is served: no route answers as an unknown path would.
+    let described = openapi(&system, system.get("/api/openapi.json").await).await;
+    assert_eq!(described, everything(&public), "the public listener");
     for operation in &described {
         let (method, path) = operation.split_once(' ').unwrap();
-        let path = path.replace("{id}", "default");
-        let method: Method = method.parse().unwrap();
-        let answer = if path.starts_with("/api/admin") {
-            system.admin_with(None).send(method, &path, None).await.expect(401)
-        } else {
-            let request = system.visitor().request(method, &path);
-            pulse_testkit::system::Answer::to(request).await.unwrap()
-        };
-        assert_ne!(answer.status, 404, "{operation}");
-        assert_ne!(answer.status, 405, "{operation}");
+        let request = system.visitor().request(method.parse().unwrap(), path);
+        let answer = Answer::to(request).await.unwrap();
+        assert!(![404, 405].contains(&answer.status), "{operation}: {answer}");
+    }
+
+    let stranger = system.admin_with(None);
+    let described = openapi(&system, stranger.send(Method::GET, "/api/openapi.json", None).await).await;
+    assert_eq!(described, everything(&admin), "the admin listener");
+    for operation in &described {
+        let (method, path) = operation.split_once(' ').unwrap();
+        let answer = stranger.send(method.parse().unwrap(), &path.replace("{id}", "default"), None).await;
+        assert_eq!(
+            answer.status,
+            if path.starts_with("/api/admin") { 401 } else { 200 },
+            "{operation}: {answer}"
+        );
     }
 
     let off = System::all_in_one().not_hosted().start().await;
-    let document = off.get("/api/openapi.json").await.expect(200).json();
-    let always = ["GET /api/openapi.json", "GET /livez", "GET /readyz"];
-    assert_eq!(operations(&document), always.map(str::to_owned).into(), "nothing hosted outside hosted mode");
+    let described = openapi(&off, off.get("/api/openapi.json").await).await;
+    assert_eq!(described, everything(&[]), "nothing hosted outside hosted mode");
+}
+
+/// Has the document judged, and returns the operations that it describes.
+async fn openapi(system: &System, document: Answer) -> BTreeSet<String> {
+    let document = document.expect(200);
+    assert!(document.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+    let file = system.folder().join("openapi.json");
+    fs::write(&file, &document.body).unwrap();
+    let judged = system.tool("openapi-spec-validator", &[file.to_str().unwrap()]).await;
+    assert!(judged.success, "{}{}", judged.stdout, judged.stderr);
+    let document = document.json();
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{document}");
+    operations(&document)
 }
 
 fn operations(document: &Value) -> BTreeSet<String> {

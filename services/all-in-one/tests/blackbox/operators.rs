@@ -23,13 +23,12 @@ in_both_shapes!(
 async fn each_route_asks_for_its_role(plan: Plan) {
     let system = plan.start().await;
     let org_id = system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
-    let put = Method::PUT;
     let routes = [
         (Method::GET, "", "viewer"),
         (Method::GET, "/{id}", "viewer"),
         (Method::GET, "/{id}/billing-state", "viewer"),
         (Method::GET, "/{id}/audit-events", "viewer"),
-        (put, "/{id}/billing-state", "billing"),
+        (Method::PUT, "/{id}/billing-state", "billing"),
         (Method::POST, "/{id}/suspend", "support"),
         (Method::POST, "/{id}/unsuspend", "support"),
         (Method::POST, "/{id}/soft-delete", "admin"),
@@ -39,7 +38,11 @@ async fn each_route_asks_for_its_role(plan: Plan) {
     for (method, route, needed) in routes {
         let call = async |token: Option<&str>, org_id: &str| {
             let path = format!("/api/admin/orgs{}", route.replace("{id}", org_id));
-            let body = (method != Method::GET).then(|| json!({ "subscription_state": "active" }));
+            let body = match method {
+                Method::GET => None,
+                Method::PUT => Some(json!({ "subscription_state": "active" })),
+                _ => Some(json!({})),
+            };
             system.admin_with(token).send(method.clone(), &path, body).await
         };
         let shown = format!("{method} {route}");

@@ -32,7 +32,9 @@ impl System {
     pub fn billing_folders(&self) -> Vec<String> {
         let folders = fs::read_dir(self.data().join("orgs")).expect("the billing store has a folder");
         let names = folders.map(|entry| entry.expect("a folder can be read").file_name());
-        let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        // A tenant's id begins with a letter or a digit; what begins otherwise is the store's own.
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
         names
     }
