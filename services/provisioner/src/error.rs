@@ -42,6 +42,9 @@ pub enum ProvisionerError {
     /// The tenant of that address is just being purged.
     #[error("the tenant is being purged")]
     Purging,
+    /// As many sagas as there may be are under way.
+    #[error("too many provisionings are under way")]
+    Overloaded,
     /// The journal changed under several tries in a row.
     #[error("the journal keeps changing")]
     Contended,
@@ -118,7 +121,7 @@ impl ServiceError for ProvisionerError {
             Self::Roles(SetRolesError::LastOwner(_)) => {
                 say(Reason::LastOwner, "the organization would be left without an owner")
             }
-            Self::Hashing(HashingError::Overloaded) => {
+            Self::Overloaded | Self::Hashing(HashingError::Overloaded) => {
                 say(Reason::Overloaded, "too many requests at once; try again").retry_after(SOON)
             }
             Self::Hashing(HashingError::Malformed | HashingError::Failed) => ApiError::internal(),

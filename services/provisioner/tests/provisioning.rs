@@ -7,11 +7,15 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
-use pulse_kernel::Reason;
+use pulse_kernel::{Clock as _, Reason, SystemClock};
 use pulse_proto::provisioner::v1::{
     ListProvisioningsRequest, ProvisionStatus, ProvisionTenantRequest, ProvisioningState,
 };
-use pulse_provisioner::clients::{Billing as _, Organizations as _};
+use pulse_provisioner::{
+    clients::{Billing as _, Organizations as _},
+    saga::{Lease, Saga, Subject},
+    store::Store as _,
+};
 use pulse_runtime::{Shutdown, settings::try_parse_from};
 use pulse_tenant_guard::OrganizationStatus;
 use pulse_testkit::eventually;
@@ -142,6 +146,54 @@ async fn a_saga_survives_its_caller_and_its_process() {
     let actions: Vec<_> =
         provisioner.audit(&joined.org_id).await.into_iter().map(|event| event.action).collect();
     assert_eq!(actions, ["tenant_provisioned"]);
+}
+
+/// What is over capacity is refused at once and can be repeated; nothing of it was done. I15.
+#[tokio::test]
+async fn an_overload_is_shed() {
+    let plane = Plane::start().await;
+    let flags = ["--hosted-mode", "true", "--hash-threads", "1", "--hash-queue", "2"];
+    let provisioner = Provisioner::start(&plane, &flags).await;
+    let requests = (0..40).map(|number| {
+        let provisioner = &provisioner;
+        async move { provisioner.provision(&format!("owner-{number}@example.com"), PASSWORD).await }
+    });
+    let (made, shed): (Vec<_>, Vec<_>) = join_all(requests).await.into_iter().partition(Result::is_ok);
+    assert!(made.len() >= 3 && !shed.is_empty(), "{} made, {} shed", made.len(), shed.len());
+    for refused in shed {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.reason(), Reason::Overloaded);
+        assert!(refused.retry_delay().is_some());
+    }
+    let listed = ListProvisioningsRequest { page_size: 100, ..Default::default() };
+    let listed = answer(provisioner.admin().list_provisionings(signed("viewer", listed)).await).unwrap();
+    assert_eq!(listed.provisionings.len(), made.len());
+}
+
+/// The end of the trial is told when billing-state says it, and is not worth failing for.
+#[tokio::test]
+async fn a_tenant_is_found_while_billing_is_away_but_not_while_it_is_purged() {
+    let plane = Plane::start().await;
+    let provisioner = Provisioner::hosted(&plane).await;
+    let made = provisioner.provision("ann@example.com", PASSWORD).await.unwrap();
+    // Nobody listens there.
+    let (listener, away) = pulse_testkit::listener().await;
+    drop(listener);
+    let store = provisioner.store.clone();
+    let directory = plane.directory.path();
+    let flags = ["--hosted-mode", "true"];
+    let cut_off = Provisioner::start_on(store.clone(), directory, plane.lifecycle_addr, away, &flags).await;
+    let found = cut_off.provision("ann@example.com", PASSWORD).await.unwrap();
+    assert_eq!((found.status(), found.org_id.as_str()), (ProvisionStatus::Existing, made.org_id.as_str()));
+    assert_eq!(found.trial_ends_at, None);
+
+    let now = SystemClock.now();
+    let lease = Lease { owner: "another process".into(), until: now.checked_add(WAIT).unwrap() };
+    let purge = Saga::begin(made.org_id.parse().unwrap(), Subject::Purge, lease, now);
+    store.begin(purge).await.unwrap();
+    let purged = provisioner.provision("ann@example.com", PASSWORD).await.unwrap_err();
+    assert_eq!(purged.reason(), Reason::Unavailable);
+    assert!(purged.retry_delay().is_some());
 }
 
 /// I11: a purge leaves nothing anywhere, and the address is free.

@@ -68,31 +68,40 @@ impl App {
         Ok(saga)
     }
 
-    /// Gives up on a stuck provisioning: what is in this store goes, the address is free again, and the record names the
-    /// steps in other services whose effects may be left.
+    /// Gives up on the step at which a provisioning is stuck: its effect may be left, which the record says, and what came
+    /// before it is undone, so that the address is free again.
     ///
     /// # Errors
     /// `ProvisioningNotFound`; `NotStuck`, also for a purge.
     pub async fn abandon_provisioning(&self, org_id: OrgId, order: &Order) -> Result<Saga, ProvisionerError> {
         let saga = self
             .change(&SagaId::provision(org_id), |saga, now| {
-                let (progress, left) =
-                    plan::abandon(&saga.progress).map_err(|_| ProvisionerError::NotStuck)?;
+                let (progress, passed_over) =
+                    plan::abandon(&saga.progress, now).map_err(|_| ProvisionerError::NotStuck)?;
                 let Subject::Provision { owner, trial_ends_at, .. } = saga.subject else {
                     return Err(ProvisionerError::NotStuck);
                 };
-                let left: Vec<_> = left.into_iter().map(Step::as_str).collect();
-                let after = json!({ "state": "undone", "effects_possibly_left": left });
+                let after = json!({ "effect_possibly_left": passed_over.as_str() });
                 let audit = self.record(saga, "provisioning_abandoned", order, after, now);
-                let subject = Subject::Provision { owner, claim: None, trial_ends_at };
-                let saga = Saga { progress, subject, lease: None, updated_at: now, ..saga.clone() };
-                Ok(Advance { saga, effect: Effect::DeleteAccount(owner), audit: Some(audit) })
+                let given_up = Saga { progress, updated_at: now, ..saga.clone() };
+                let (saga, effect) = if given_up.state().has_ended() {
+                    let subject = Subject::Provision { owner, claim: None, trial_ends_at };
+                    (Saga { subject, lease: None, ..given_up }, Effect::DeleteAccount(owner))
+                } else {
+                    let lease = Some(self.engine.runner().lease(Duration::ZERO));
+                    (Saga { lease, ..given_up }, Effect::None)
+                };
+                Ok(Advance { saga, effect, audit: Some(audit) })
             })
             .await?;
-        let runner = self.engine.runner();
-        runner.meters.ended(&saga);
-        runner.count_stuck().await;
-        self.engine.endings().announce(&Arc::new(saga.clone()));
+        if saga.state().has_ended() {
+            let runner = self.engine.runner();
+            runner.meters.ended(&saga);
+            runner.count_stuck().await;
+            self.engine.endings().announce(&Arc::new(saga.clone()));
+        } else {
+            self.engine.start(saga.clone(), self.request_id());
+        }
         Ok(saga)
     }
 

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use pulse_kernel::{EmailAddress, OrgId, OrgName, Password, UserId};
+use pulse_kernel::{EmailAddress, OrgId, OrgName, Password, Reason, UserId};
 use pulse_rpc::RequestContext;
+use pulse_tenant_guard::OrganizationStatus;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::App;
@@ -81,7 +82,7 @@ impl App {
                     return if purging {
                         Err(ProvisionerError::Purging)
                     } else {
-                        Ok(self.existing(&account).await)
+                        self.existing(&account).await
                     };
                 }
                 None => {
@@ -108,12 +109,13 @@ impl App {
 
     /// Claims the address and waits for the saga; none when someone else has the address.
     async fn create(&self, claim: Claim) -> Result<Option<Provisioned>, ProvisionerError> {
+        let room = self.engine.room().ok_or(ProvisionerError::Overloaded)?;
         let (org_id, owner) = (self.ids.org_id(), self.ids.user_id());
         let mut waiting = self.engine.endings().subscribe(&org_id);
         let subject = Subject::Provision { owner, claim: Some(claim), trial_ends_at: None };
         let lease = self.engine.runner().lease(Duration::ZERO);
         let saga = Saga::begin(org_id.clone(), subject, lease, self.now());
-        match self.engine.begin(saga, self.request_id()).await? {
+        match self.engine.begin(saga, self.request_id(), room).await? {
             Begun::Taken => Ok(None),
             Begun::Started => {
                 let saga = self.wait(&org_id, &mut waiting).await?;
@@ -169,8 +171,19 @@ impl App {
         }
     }
 
-    async fn existing(&self, account: &Account) -> Provisioned {
-        let trial = timeout(TRIAL_LOOKUP, self.billing.trial_ends_at(&account.home_org_id)).await;
+    /// The tenant that the account belongs to, unless lifecycle has already decided that it goes: ids that are gone in a
+    /// moment are no answer.
+    async fn existing(&self, account: &Account) -> Result<Provisioned, ProvisionerError> {
+        let (status, trial) = tokio::join!(
+            self.organizations.status(&account.home_org_id),
+            timeout(TRIAL_LOOKUP, self.billing.trial_ends_at(&account.home_org_id)),
+        );
+        match status {
+            Ok(OrganizationStatus::Purging) => return Err(ProvisionerError::Purging),
+            Ok(_) => {}
+            Err(error) if error.reason() == Reason::OrgNotFound => return Err(ProvisionerError::Purging),
+            Err(error) => return Err(ProvisionerError::Peer(error)),
+        }
         let trial_ends_at = match trial {
             Ok(Ok(ends_at)) => ends_at,
             Ok(Err(error)) => {
@@ -179,12 +192,12 @@ impl App {
             }
             Err(_) => None,
         };
-        Provisioned {
+        Ok(Provisioned {
             org_id: account.home_org_id.clone(),
             user_id: account.user_id,
             origin: Origin::Existing,
             trial_ends_at,
-        }
+        })
     }
 }
 
@@ -197,7 +210,7 @@ fn claimed_hash(saga: &Saga) -> Option<PasswordHash> {
 }
 
 fn conclude(saga: &Saga, origin: Origin) -> Result<Provisioned, ProvisionerError> {
-    let unknown = || Failure::new(pulse_kernel::Reason::Internal, "the cause was not recorded");
+    let unknown = || Failure::new(Reason::Internal, "the cause was not recorded");
     match (saga.state(), &saga.subject) {
         (State::Done, Subject::Provision { owner, trial_ends_at, .. }) => Ok(Provisioned {
             org_id: saga.org_id.clone(),

@@ -19,11 +19,20 @@ use crate::store::Begun;
 /// How many due sagas are looked at in one go.
 const DUE_PAGE: u32 = 100;
 
+/// How many sagas that requests began run at once. While another service is away they outlive their requests by minutes, and
+/// each holds a claim: what is more is refused before it claims anything.
+const MOST_BEGUN: usize = 1024;
+
+/// Room for a saga that a request wants to begin.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
 /// The engine; clones share it.
 #[derive(Debug, Clone)]
 pub struct Engine {
     runner: Runner,
     endings: Endings,
+    begun: Arc<Semaphore>,
     recovered: Arc<Semaphore>,
     purged: Arc<Semaphore>,
     running: TaskTracker,
@@ -33,8 +42,8 @@ impl Engine {
     /// An engine that starts runners such as `runner`.
     pub fn new(runner: Runner) -> Self {
         let room = || Arc::new(Semaphore::new(runner.tuning.concurrency));
-        let (recovered, purged) = (room(), room());
-        Self { runner, endings: Endings::default(), recovered, purged, running: TaskTracker::new() }
+        let (begun, recovered, purged) = (Arc::new(Semaphore::new(MOST_BEGUN)), room(), room());
+        Self { runner, endings: Endings::default(), begun, recovered, purged, running: TaskTracker::new() }
     }
 
     /// What its runners have.
@@ -47,12 +56,17 @@ impl Engine {
         &self.endings
     }
 
+    /// Room to begin a saga; none when as many as there may be are under way.
+    pub fn room(&self) -> Option<Room> {
+        Arc::clone(&self.begun).try_acquire_owned().ok().map(Room)
+    }
+
     /// Begins a saga and runs it in the background. Both go on when the caller stops waiting: a claim without a runner
     /// would have to wait for its lease to run out.
     ///
     /// # Errors
     /// When the journal cannot be written, or nobody knows whether it was.
-    pub async fn begin(&self, saga: Saga, request_id: RequestId) -> Result<Begun, StoreError> {
+    pub async fn begin(&self, saga: Saga, request_id: RequestId, room: Room) -> Result<Begun, StoreError> {
         let (caller, answer) = oneshot::channel();
         let (engine, span) = (self.clone(), span_of(&saga));
         self.spawn_saga(span, async move {
@@ -63,6 +77,7 @@ impl Engine {
             if started {
                 engine.run(saga, Some(&request_id)).await;
             }
+            drop(room.0);
         });
         answer.await.unwrap_or(Err(StoreError::Unavailable("the process is being stopped")))
     }
@@ -140,9 +155,14 @@ impl Engine {
         self.runner.count_stuck().await;
         for saga in self.runner.store.due_sagas(self.runner.clock.now(), DUE_PAGE).await? {
             let Ok(permit) = Arc::clone(&self.recovered).try_acquire_owned() else { break };
-            if let Some(saga) = self.runner.take_over(&saga).await? {
-                tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
-                self.start_with_room(saga, permit);
+            match self.runner.take_over(&saga).await {
+                Ok(None) => {}
+                Ok(Some(saga)) => {
+                    tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
+                    self.start_with_room(saga, permit);
+                }
+                // One that cannot be taken over must not keep those behind it.
+                Err(error) => tracing::error!(org_id = %saga.org_id, %error, "a saga cannot be taken over"),
             }
         }
         Ok(())
@@ -151,15 +171,18 @@ impl Engine {
     /// Begins to purge what lifecycle says is to be purged, page by page, as far as there is room.
     ///
     /// # Errors
-    /// When lifecycle does not answer or the journal fails.
+    /// When lifecycle does not answer.
     pub async fn find_purging(&self) -> Result<(), FindPurgingError> {
         let mut page = None;
         loop {
             let found = self.runner.organizations.list_purging(page.as_deref()).await?;
             for org_id in found.org_ids {
                 let Ok(permit) = Arc::clone(&self.purged).try_acquire_owned() else { return Ok(()) };
-                if let Some(saga) = self.begin_purge(org_id).await? {
-                    self.start_with_room(saga, permit);
+                match self.begin_purge(org_id.clone()).await {
+                    Ok(None) => {}
+                    Ok(Some(saga)) => self.start_with_room(saga, permit),
+                    // As above: the next look tries it again.
+                    Err(error) => tracing::error!(%org_id, %error, "a purge cannot begin"),
                 }
             }
             page = found.next;

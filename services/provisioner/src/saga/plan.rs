@@ -85,18 +85,26 @@ pub fn retry(progress: &Progress, now: Timestamp) -> Result<Progress, NotStuck> 
     Ok(Progress { state, attempts: 0, next_attempt_at: Some(now), ..progress.clone() })
 }
 
-/// A stuck provisioning given up, and the steps in other services whose effects may be left. A purge is never given up:
-/// what is half gone cannot stay.
+/// A stuck provisioning given up, and the step that is passed over with whatever it has left behind. What came before that
+/// step is undone as ever, so that its address is free again. A purge is never given up: what is half gone cannot stay.
 ///
 /// # Errors
 /// When it is not stuck, or is a purge.
-pub fn abandon(progress: &Progress) -> Result<(Progress, Vec<Step>), NotStuck> {
+pub fn abandon(progress: &Progress, now: Timestamp) -> Result<(Progress, Step), NotStuck> {
     match progress.state {
         State::Stuck { step, .. } if step.kind() == SagaKind::Provision => {
-            let left = std::iter::successors(Some(step), |step| step.previous());
-            let left = left.filter(|step| !step.is_local()).collect();
             let cause = progress.cause.clone().or_else(|| progress.last_failure.clone());
-            Ok((ended(State::Undone, cause), left))
+            let next = match step.previous() {
+                None => ended(State::Undone, cause),
+                Some(previous) => Progress {
+                    state: State::Compensating(previous),
+                    attempts: 0,
+                    next_attempt_at: Some(now),
+                    cause,
+                    last_failure: None,
+                },
+            };
+            Ok((next, step))
         }
         State::Stuck { .. } | State::Running(_) | State::Compensating(_) | State::Done | State::Undone => {
             Err(NotStuck)

@@ -167,7 +167,7 @@ fn only_what_is_stuck_can_be_retried_or_abandoned() {
     for state in states() {
         let given = progress(state, 7);
         let retried = retry(&given, NOW);
-        let abandoned = abandon(&given);
+        let abandoned = abandon(&given, NOW);
         match state {
             State::Stuck { step, direction } => {
                 let retried = retried.unwrap();
@@ -182,9 +182,14 @@ fn only_what_is_stuck_can_be_retried_or_abandoned() {
         }
     }
     let stuck = State::Stuck { step: Step::StartTrial, direction: Direction::Backward };
-    let (undone, left) = abandon(&progress(stuck, 3)).unwrap();
-    assert_eq!(undone.state, State::Undone);
-    assert_eq!(left, [Step::StartTrial, Step::CreateOrganization]);
+    let (going_on, passed_over) = abandon(&progress(stuck, 3), NOW).unwrap();
+    assert_eq!(going_on.state, State::Compensating(Step::InsertAccount));
+    assert_eq!((going_on.attempts, going_on.next_attempt_at), (0, Some(NOW)));
+    assert_eq!(passed_over, Step::StartTrial);
+    let first = State::Stuck { step: Step::CreateOrganization, direction: Direction::Backward };
+    let (undone, passed_over) = abandon(&progress(first, 3), NOW).unwrap();
+    assert_eq!((undone.state, undone.next_attempt_at), (State::Undone, None));
+    assert_eq!(passed_over, Step::CreateOrganization);
 }
 
 fn outcomes() -> impl Strategy<Value = Outcome> {

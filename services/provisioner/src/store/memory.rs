@@ -120,6 +120,7 @@ impl MemoryStore {
                 if ours {
                     tables.delete_account(user_id);
                 }
+                tables.memberships.retain(|(org_id, _), _| *org_id != saga.org_id);
             }
             Effect::DeleteTenant => {
                 let home = &saga.org_id;
@@ -309,7 +310,8 @@ impl Store for MemoryStore {
                 return Err(SetRolesError::UnknownAccount);
             }
             let owners = tables.owners(&change.org_id);
-            if owners.is_empty() && !change.org_id.is_default() {
+            let home = tables.accounts.values().any(|account| account.home_org_id == change.org_id);
+            if owners.is_empty() && !home && !change.org_id.is_default() {
                 return Err(SetRolesError::UnknownTenant);
             }
             let before = tables.roles(&change.org_id, change.user_id);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pulse_kernel::{ApiError, OsEntropy};
+use pulse_kernel::{ApiError, Clock as _, EmailAddress, Ids, OrgName, OsEntropy, Reason, SystemClock};
 use pulse_proto::{
     audit::v1::AuditEvent,
     lifecycle::v1::{
@@ -30,7 +30,9 @@ use pulse_provisioner::{
         Organizations as _,
         grpc::{BillingClient, LifecycleClient},
     },
-    store::SqliteStore,
+    domain::{Account as OwnerAccount, PasswordHash},
+    saga::{Claim, Direction, Failure, Lease, Progress, Saga, State, Step, Subject},
+    store::{Advance, Effect, SqliteStore, Store as _},
 };
 use pulse_rpc::{Channel, from_status};
 use pulse_runtime::{Shutdown, settings::try_parse_from};
@@ -250,6 +252,40 @@ impl Provisioner {
         let request = ListAuditEventsRequest { org_id: org_id.into(), ..Default::default() };
         answer(self.admin().list_audit_events(signed("viewer", request)).await).unwrap().audit_events
     }
+}
+
+/// A saga that is stuck while its trial is being undone, and waits for an operator.
+pub(crate) async fn stuck(store: &SqliteStore, address: &str) -> String {
+    let ids = Ids::new(Arc::new(SystemClock), Arc::new(OsEntropy));
+    let now = SystemClock.now();
+    let claim = Claim {
+        email: EmailAddress::parse(address).unwrap(),
+        password_hash: PasswordHash::from_phc("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"),
+        org_name: OrgName::parse("Acme, Inc.").unwrap(),
+    };
+    let (org_id, owner) = (ids.org_id(), ids.user_id());
+    let account = OwnerAccount {
+        user_id: owner,
+        home_org_id: org_id.clone(),
+        email: claim.email.clone(),
+        password_hash: claim.password_hash.clone(),
+        created_at: now,
+    };
+    let subject = Subject::Provision { owner, claim: Some(claim), trial_ends_at: None };
+    let lease = Lease { owner: "gone".into(), until: now };
+    let saga = Saga::begin(org_id.clone(), subject, lease, now);
+    store.begin(saga.clone()).await.unwrap();
+    let progress = Progress {
+        state: State::Stuck { step: Step::StartTrial, direction: Direction::Backward },
+        attempts: 1,
+        next_attempt_at: None,
+        cause: Some(Failure::new(Reason::InvalidRequest, "refused")),
+        last_failure: Some(Failure::new(Reason::StoredStateUnreadable, "unreadable")),
+    };
+    let saga = Saga { progress, lease: None, ..saga };
+    let advance = Advance { saga, effect: Effect::InsertAccount(account), audit: None };
+    store.advance(advance).await.unwrap();
+    org_id.to_string()
 }
 
 /// A wish for a tenant.

@@ -60,7 +60,15 @@ pub(super) async fn insert(conn: &mut SqliteConnection, account: &Account) -> Re
     Ok(true)
 }
 
-/// Deletes an account of that tenant, with all its roles.
+/// Whether any account calls the tenant its home.
+pub(super) async fn is_home(conn: &mut SqliteConnection, org_id: &OrgId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts WHERE home_org_id = ?)")
+        .bind(org_id.as_str())
+        .fetch_one(conn)
+        .await
+}
+
+/// Deletes an account of that tenant, with all its roles, and whatever roles others were given in the tenant meanwhile.
 pub(super) async fn delete(
     conn: &mut SqliteConnection,
     home: &OrgId,
@@ -69,8 +77,9 @@ pub(super) async fn delete(
     sqlx::query("DELETE FROM accounts WHERE user_id = ? AND home_org_id = ?")
         .bind(user_id.to_string())
         .bind(home.as_str())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    sqlx::query("DELETE FROM memberships WHERE org_id = ?").bind(home.as_str()).execute(conn).await?;
     Ok(())
 }
 

@@ -115,7 +115,9 @@ impl Store for SqliteStore {
 
     async fn advance(&self, advance: Advance) -> Result<(), AdvanceError> {
         let entropy = Arc::clone(&self.entropy);
-        self.db
+        let deletes = matches!(advance.effect, Effect::DeleteAccount(_) | Effect::DeleteTenant);
+        let advanced = self
+            .db
             .write(|conn| {
                 Box::pin(async move {
                     let Advance { saga, effect, audit } = advance;
@@ -152,7 +154,13 @@ impl Store for SqliteStore {
                     Ok(())
                 })
             })
-            .await
+            .await;
+        if deletes && advanced.is_ok() {
+            // Addresses and hashes are to be in no file any more, the log included. They are deleted already, so a log that is
+            // in use is no failure: the store says so, and the next deletion or the next start empties it.
+            self.db.empty_log().await.ok();
+        }
+        advanced
     }
 
     async fn find_saga(&self, id: &SagaId) -> Result<Option<Saga>, StoreError> {
@@ -210,10 +218,11 @@ impl Store for SqliteStore {
                     if accounts::find(conn, change.user_id).await?.is_none() {
                         return Err(SetRolesError::UnknownAccount);
                     }
-                    // Owners are what tells a tenant that exists from one that never did, or was purged; only the
-                    // default one begins without.
+                    // Accounts tell a tenant that exists from one that never did, or was purged: those that call it home,
+                    // also when its only owner was a guest who went with another tenant. Only the default one begins without.
                     let owners = accounts::owners(conn, &change.org_id).await?;
-                    if owners.is_empty() && !change.org_id.is_default() {
+                    let home = accounts::is_home(conn, &change.org_id).await?;
+                    if owners.is_empty() && !home && !change.org_id.is_default() {
                         return Err(SetRolesError::UnknownTenant);
                     }
                     let before = accounts::roles(conn, &change.org_id, change.user_id).await?;

@@ -106,6 +106,13 @@ pub(super) struct SagaRow {
     updated_at: i64,
 }
 
+impl SagaRow {
+    /// The tenant, as it is stored.
+    pub(super) fn org_id(&self) -> &str {
+        &self.org_id
+    }
+}
+
 impl TryFrom<SagaRow> for Saga {
     type Error = sqlx::Error;
 

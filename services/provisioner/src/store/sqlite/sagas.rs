@@ -42,6 +42,17 @@ pub(super) async fn find_by_email(
     row.map(Saga::try_from).transpose()
 }
 
+/// The sagas of those rows. One that cannot be read is named in the log and left out: it must not hide the others, nor keep
+/// them from being taken up.
+fn readable(rows: Vec<SagaRow>) -> Vec<Saga> {
+    let sagas = rows.into_iter().filter_map(|row| {
+        let org_id = row.org_id().to_owned();
+        let read = Saga::try_from(row);
+        read.inspect_err(|error| tracing::error!(org_id, %error, "a row of the journal cannot be read")).ok()
+    });
+    sagas.collect()
+}
+
 pub(super) async fn due(
     conn: &mut SqliteConnection,
     now: Timestamp,
@@ -55,7 +66,7 @@ pub(super) async fn due(
     .bind(limit)
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(Saga::try_from).collect()
+    Ok(readable(rows))
 }
 
 pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Result<Vec<Saga>, sqlx::Error> {
@@ -85,7 +96,7 @@ pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Resu
     .bind(query.limit)
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(Saga::try_from).collect()
+    Ok(readable(rows))
 }
 
 pub(super) async fn count_stuck(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
