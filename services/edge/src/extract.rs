@@ -31,7 +31,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 #[into_params(parameter_in = Path)]
 pub(crate) struct OrgPathParameter {
     /// The organization.
-    #[param(pattern = "^[a-z0-9][a-z0-9-]{0,63}$", example = "default")]
+    #[param(pattern = "^[a-z0-9][a-z0-9-]{0,63}$", example = "0190a5c8-7c3e-7000-8000-000000000000")]
     id: String,
 }
 

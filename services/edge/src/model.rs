@@ -200,7 +200,7 @@ pub(crate) struct SignUpBody {
     #[schema(format = Email, max_length = 254, example = "ann@example.com")]
     pub(crate) email: String,
     /// The owner's password: at least 8 characters, not easy to guess.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 1024)]
+    #[schema(value_type = String, format = Password, min_length = 8, max_length = 1024, example = "orbit-lantern-72-quartz")]
     pub(crate) password: SecretString,
     /// The organization's name: no slashes, no invisible characters.
     #[schema(min_length = 3, max_length = 64, example = "Acme, Inc.")]
@@ -316,8 +316,24 @@ pub(crate) struct ReasonBody {
 
 impl FromMembers for ReasonBody {
     fn from_members(members: &mut Members) -> Self {
-        Self { reason: members.take("reason", "a string").unwrap_or_default() }
+        Self { reason: take_reason(members) }
     }
+}
+
+/// The longest reason, in characters, as lifecycle has it.
+const MAX_REASON: usize = 500;
+
+/// Refused here too, so that a reason that is too long is told as such whatever else stands in its way.
+fn take_reason(members: &mut Members) -> String {
+    let reason: String = members.take("reason", "a string").unwrap_or_default();
+    if reason.chars().count() > MAX_REASON {
+        members.refuse(
+            "reason",
+            Reason::InvalidRequest,
+            format!("must be at most {MAX_REASON} characters long"),
+        );
+    }
+    reason
 }
 
 /// How an organization is deleted.
@@ -340,6 +356,6 @@ impl FromMembers for SoftDeleteBody {
         if retention_days.is_some_and(|days| days <= 0.0) {
             members.refuse(FIELD, invalid, format!("must be {EXPECTED}"));
         }
-        Self { retention_days, reason: members.take("reason", "a string").unwrap_or_default() }
+        Self { retention_days, reason: take_reason(members) }
     }
 }

@@ -42,8 +42,12 @@ impl Surfaces {
     ) -> anyhow::Result<Self> {
         let upstreams = hosted.as_ref().map(|hosted| hosted.upstreams.clone());
         let health = Health { shutdown: shutdown.clone(), upstreams };
-        let stack = Stack::new(config, Observe::new());
-        let limited = Stack { client_limit: Some(ClientLimit::new(config, shutdown)), ..stack.clone() };
+        // Each listener has its own places: strangers can fill theirs, and operators still get through.
+        let observe = Observe::new();
+        let limited = Stack {
+            client_limit: Some(ClientLimit::new(config, shutdown)),
+            ..Stack::new(config, observe.clone())
+        };
         let Some(Hosted { tokens, clients, .. }) = hosted else {
             return Ok(Self { public: listener(Part::default(), health, limited)?, admin: None });
         };
@@ -56,7 +60,7 @@ impl Surfaces {
         if shared {
             return Ok(Self { public: listener(signup.and(admin), health, limited)?, admin: None });
         }
-        let admin = listener(admin, health.clone(), stack)?;
+        let admin = listener(admin, health.clone(), Stack::new(config, observe))?;
         Ok(Self { public: listener(signup, health, limited)?, admin: Some(admin) })
     }
 }

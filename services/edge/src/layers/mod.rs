@@ -17,10 +17,8 @@ use http_body::Body as _;
 use http_body_util::Limited;
 use pulse_kernel::{ApiError, Quota, Reason, SystemClock};
 use pulse_rpc::{
-    ClientKey, KeyedLimiter, RequestContext, client_key,
-    context::{request_ids, until_deadline},
-    layers::scope::RequestScope,
-    limit::DEFAULT_MAX_KEYS,
+    ClientKey, KeyedLimiter, RequestContext, client_key, context::until_deadline,
+    layers::scope::RequestScope, limit::DEFAULT_MAX_KEYS,
 };
 use pulse_runtime::Shutdown;
 use tokio::sync::Semaphore;
@@ -56,7 +54,7 @@ const SECURITY_HEADERS: [(HeaderName, &str); 4] = [
 ];
 
 /// What a listener's stack is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Stack {
     pub(crate) observe: Observe,
     pub(crate) request_timeout: Duration,
@@ -91,12 +89,11 @@ impl Stack {
             None => api,
         };
         // Health joins here: a busy process that its orchestrator restarts gets no less busy.
-        let ids = request_ids();
         let stack = ServiceBuilder::new()
             // Outermost, so that also what the layers below answer carries them.
             .layer(map_response(add_security_headers))
             // Above everything that logs or answers: all of it belongs to a request id and a deadline.
-            .layer(layer_fn(move |inner| RequestScope::new(inner, ids.clone(), self.request_timeout)))
+            .layer(layer_fn(move |inner| RequestScope::new(inner, self.request_timeout)))
             // Above whatever may refuse: refusals and panics are in the trace and in the metrics, with their status.
             .layer(from_fn_with_state(self.observe, observe::observe))
             // Below the metrics, which then see a 500; above the rest, so that no layer takes a connection down.

@@ -11,8 +11,9 @@ use utoipa::{
     IntoParams, PartialSchema as _, ToSchema,
     openapi::{
         ComponentsBuilder, Content, HeaderBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref,
-        RefOr, Response, ResponseBuilder, Schema, Type,
+        RefOr, Required, Response, ResponseBuilder, Schema, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
+        request_body::RequestBody,
         schema::AdditionalProperties,
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
@@ -146,6 +147,7 @@ impl Kind<'_> {
     }
 
     fn complete(&self, operation: &mut Operation) {
+        operation.request_body.iter_mut().for_each(leave_out_null);
         let common = self.common_failures(operation);
         let responses = &mut operation.responses.responses;
         for (status, description) in common {
@@ -222,6 +224,17 @@ impl Kind<'_> {
             add("RateLimit-Policy", text(), "The limit that was met, such as `\"requests\";q=60;w=60`");
             add("RateLimit", text(), "What is left of it, such as `\"requests\";r=0;t=12`");
         }
+    }
+}
+
+/// A body that may be left out comes described as one that may be null, which is not the same.
+fn leave_out_null(body: &mut RefOr<RequestBody>) {
+    let RefOr::T(body) = body else { return };
+    for content in body.content.values_mut() {
+        let RefOr::T(content) = content else { continue };
+        let Some(RefOr::T(Schema::OneOf(choice))) = &content.schema else { continue };
+        content.schema = choice.items.iter().find(|schema| matches!(schema, RefOr::Ref(_))).cloned();
+        body.required = Some(Required::False);
     }
 }
 

@@ -244,6 +244,10 @@ async fn a_body_may_be_left_out_but_not_be_something_else() {
         .send()
         .await
         .problem(400, "invalid_request");
+    assert_eq!(post(&edge, "unsuspend", &json!({"reason": "é".repeat(500)})).await.status, 200);
+    let long = edge.operator("POST", "/api/admin/orgs/acme/suspend").header("if-match", "\"stale\"");
+    let answer = long.json(&json!({"reason": "é".repeat(501)})).send().await;
+    assert_eq!(answer.refused_fields(400, "invalid_request"), [("reason".into(), "invalid_request".into())]);
     let answer = post(&edge, "suspend", &json!({"resaon": "typo", "reason": 1})).await;
     let fields = answer.refused_fields(400, "invalid_request");
     assert_eq!(fields.iter().map(|(field, _)| field.as_str()).collect::<Vec<_>>(), ["reason", "resaon"]);
