@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// An answer as it was read off the wire.
@@ -104,6 +104,17 @@ impl Request {
     pub(crate) async fn send(self) -> Answer {
         let stream = TcpStream::connect(self.addr).await.expect("the edge accepts");
         self.send_on(stream).await
+    }
+
+    /// As [`Request::send`], by a caller who reads nothing before everything is sent, and little of it fits on the way.
+    pub(crate) async fn send_all_first(self) -> Answer {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_send_buffer_size(8 * 1024).expect("a small buffer");
+        let mut stream = socket.connect(self.addr).await.expect("the edge accepts");
+        stream.write_all(&self.bytes()).await.expect("nobody hangs up meanwhile");
+        let mut raw = Vec::new();
+        stream.read_to_end(&mut raw).await.expect("an answer, and then the end of the connection");
+        parse(&raw, false)
     }
 
     async fn send_on(self, mut stream: TcpStream) -> Answer {

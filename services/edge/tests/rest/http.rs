@@ -49,6 +49,42 @@ async fn a_body_of_64_kib_is_read_and_a_longer_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_caller_who_is_refused_early_can_finish_and_learns_why() {
+    let edge = Edge::start().await;
+    let long = || vec![b' '; 900_000];
+    for (request, status) in [
+        (edge.public("POST", "/unknown").body(long()), 404),
+        (edge.public("PUT", SIGNUP).body(long()), 405),
+        (signup(&edge).header("content-type", "application/json").body(long()), 413),
+        (signup(&edge).header("content-type", "application/json").body(long()).chunked(), 413),
+        (signup(&edge).header("content-type", "text/plain").body(long()).chunked(), 415),
+        (edge.admin("PUT", "/api/admin/orgs/acme/billing-state").body(long()), 401),
+    ] {
+        assert_eq!(request.send_all_first().await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut_off() {
+    let edge = Edge::start().await;
+    let mut stream = TcpStream::connect(edge.public).await.unwrap();
+    stream
+        .write_all(b"POST /unknown HTTP/1.1\r\nhost: edge\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let chunk = [b"2000\r\n", &[b' '; 0x2000][..], b"\r\n"].concat();
+    let (mut reader, mut writer) = stream.split();
+    let sending = async { while writer.write_all(&chunk).await.is_ok() {} };
+    let reading = async {
+        let mut answer = [0; 12];
+        reader.read_exact(&mut answer).await.unwrap();
+        answer
+    };
+    let (answer, ()) = tokio::join!(reading, sending);
+    assert_eq!(&answer, b"HTTP/1.1 404");
+}
+
+#[tokio::test]
 async fn a_body_that_is_not_json_is_refused_for_that() {
     let edge = Edge::start().await;
     for media_type in
