@@ -144,6 +144,7 @@ async fn the_openapi_documents_are_valid_and_describe_what_is_served() {
     let admin = [
         "GET /api/admin/orgs",
         "GET /api/admin/orgs/{id}",
+        "DELETE /api/admin/orgs/{id}",
         "GET /api/admin/orgs/{id}/billing-state",
         "PUT /api/admin/orgs/{id}/billing-state",
         "POST /api/admin/orgs/{id}/suspend",

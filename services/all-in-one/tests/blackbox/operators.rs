@@ -33,6 +33,7 @@ async fn each_route_asks_for_its_role(plan: Plan) {
         (Method::POST, "/{id}/unsuspend", "support"),
         (Method::POST, "/{id}/soft-delete", "admin"),
         (Method::DELETE, "/{id}/soft-delete", "admin"),
+        (Method::DELETE, "/{id}", "admin"),
         (Method::POST, "/{id}/restore", "admin"),
     ];
     for (method, route, needed) in routes {
