@@ -4,7 +4,12 @@
 //! it, client channels pass both on. Work that a handler spawns has no context unless it takes one along with
 //! [`RequestContext::scope`].
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 use pulse_kernel::{Entropy, Ids, SystemClock};
@@ -84,6 +89,9 @@ impl fmt::Debug for RequestId {
         f.write_str(self.as_str())
     }
 }
+
+/// Where servers take the ids of requests that came without one.
+pub(crate) static REQUEST_IDS: LazyLock<Ids> = LazyLock::new(request_ids);
 
 /// The ids of requests that came without one. They are for reading logs and part of no decision, so they come
 /// from the machine's clock and a random generator of the process.

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
-use tracing::Span;
+use tracing::{Span, level_filters::LevelFilter};
 
 use super::methods::{MethodId, Methods};
 
@@ -51,11 +51,16 @@ where
             methods: Arc::clone(&self.methods),
             method: self.methods.find(request.uri().path()),
             start: Instant::now(),
-            span: Span::current(),
+            span: current_span(),
             code: None,
         };
         MeasuredFuture { inner: self.inner.call(request), record: Some(record) }
     }
+}
+
+/// The span of the request; looking for it costs something, so only where there may be one.
+fn current_span() -> Span {
+    if LevelFilter::current() >= LevelFilter::DEBUG { Span::current() } else { Span::none() }
 }
 
 /// One request, counted when this is dropped: however a request ends, it ends exactly once.

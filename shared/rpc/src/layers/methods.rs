@@ -1,7 +1,7 @@
 //! The methods that a server has. Labels and span names come from this table alone, so that paths made up by
 //! callers can neither grow a metric nor forge a name.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use opentelemetry::{
     KeyValue,
@@ -27,12 +27,12 @@ pub struct Service {
 /// One method, with the label sets of its durations made in advance.
 #[derive(Debug)]
 pub struct Method {
+    /// Where it is called: `/service/method`.
+    pub path: String,
     /// The full name of the service.
     pub service: String,
     /// The name of the method.
     pub name: String,
-    /// `service/method`, the name of a span.
-    pub full_name: String,
     labels: Vec<[KeyValue; 3]>,
 }
 
@@ -48,7 +48,7 @@ impl Method {
         Self {
             service: service.to_owned(),
             name: name.to_owned(),
-            full_name: format!("{service}/{name}"),
+            path: format!("/{service}/{name}"),
             labels: labels.collect(),
         }
     }
@@ -56,7 +56,6 @@ impl Method {
 
 /// Every method of a server, by path.
 pub struct Methods {
-    by_path: HashMap<String, MethodId>,
     all: Vec<Method>,
     durations: Histogram<f64>,
 }
@@ -71,24 +70,22 @@ const UNKNOWN: MethodId = MethodId(0);
 impl Methods {
     /// The table of `services`, which counts into `rpc_server_duration_seconds` of `meter`.
     pub fn new(services: &[Service], meter: &Meter) -> Self {
-        let (mut by_path, mut all) = (HashMap::new(), vec![Method::new(OTHER, OTHER)]);
-        for service in services {
-            for method in &service.methods {
-                by_path.insert(format!("/{}/{method}", service.name), MethodId(all.len()));
-                all.push(Method::new(&service.name, method));
-            }
-        }
+        let methods = services
+            .iter()
+            .flat_map(|service| service.methods.iter().map(|method| Method::new(&service.name, method)));
+        let all = std::iter::once(Method::new(OTHER, OTHER)).chain(methods).collect();
         let durations = meter
             .f64_histogram("rpc.server.duration")
             .with_unit("s")
             .with_description("Duration of inbound RPCs")
             .build();
-        Self { by_path, all, durations }
+        Self { all, durations }
     }
 
     /// The method at `path`, or the one that stands for all that do not exist.
     pub fn find(&self, path: &str) -> MethodId {
-        self.by_path.get(path).copied().unwrap_or(UNKNOWN)
+        // A server has a dozen methods: comparing a path with each is quicker than hashing it.
+        self.all.iter().position(|method| method.path == path).map_or(UNKNOWN, MethodId)
     }
 
     /// The names of a method.
@@ -106,6 +103,6 @@ impl Methods {
 
 impl fmt::Debug for Methods {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.by_path.keys()).finish()
+        f.debug_set().entries(self.all.iter().map(|method| &method.path)).finish()
     }
 }

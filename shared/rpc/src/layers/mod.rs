@@ -21,7 +21,7 @@ pub mod trace;
 use std::{sync::Arc, time::Duration};
 
 use opentelemetry::metrics::Meter;
-use pulse_kernel::{ApiError, Ids};
+use pulse_kernel::ApiError;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tower::{Layer, ServiceBuilder};
@@ -35,7 +35,6 @@ use crate::to_status;
 /// Makes the stack around a router; clones share their counters and limits.
 #[derive(Debug, Clone)]
 pub struct ServerStack {
-    ids: Ids,
     request_timeout: Duration,
     methods: Arc<Methods>,
     in_flight: Arc<Semaphore>,
@@ -51,7 +50,6 @@ impl ServerStack {
         request_timeout: Duration,
     ) -> Self {
         Self {
-            ids: crate::context::request_ids(),
             request_timeout,
             methods: Arc::new(Methods::new(services, meter)),
             in_flight: Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))),
@@ -65,7 +63,7 @@ impl<S> Layer<S> for ServerStack {
     fn layer(&self, service: S) -> Self::Service {
         ServiceBuilder::new()
             // Outermost, so that every answer and every log line below carries the request id.
-            .layer_fn(|inner| RequestScope::new(inner, self.ids.clone(), self.request_timeout))
+            .layer_fn(|inner| RequestScope::new(inner, self.request_timeout))
             // Around everything that does work, so that the trace shows all of it, and logs belong to the span.
             .layer_fn(|inner| Trace::new(inner, Arc::clone(&self.methods)))
             // Above whatever may refuse, so that refusals, panics and timeouts are counted with their codes.

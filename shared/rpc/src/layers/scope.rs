@@ -8,11 +8,13 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Request, Response};
 use pin_project_lite::pin_project;
-use pulse_kernel::Ids;
 use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tower::Service;
 
-use crate::{RequestContext, RequestId, context::REQUEST_ID};
+use crate::{
+    RequestContext, RequestId,
+    context::{REQUEST_ID, REQUEST_IDS},
+};
 
 /// The header that carries how long a gRPC caller waits.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -21,14 +23,13 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 #[derive(Debug, Clone)]
 pub struct RequestScope<S> {
     inner: S,
-    ids: Ids,
     request_timeout: Duration,
 }
 
 impl<S> RequestScope<S> {
-    /// Requests without a sane id get one of `ids`; none may take longer than `request_timeout`.
-    pub const fn new(inner: S, ids: Ids, request_timeout: Duration) -> Self {
-        Self { inner, ids, request_timeout }
+    /// Requests without a sane id get a new one; none may take longer than `request_timeout`.
+    pub const fn new(inner: S, request_timeout: Duration) -> Self {
+        Self { inner, request_timeout }
     }
 }
 
@@ -45,24 +46,23 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request_id = RequestId::of(request.headers(), &self.ids);
+        let request_id = RequestId::of(request.headers(), &REQUEST_IDS);
         let timeout = grpc_timeout(request.headers())
             .map_or(self.request_timeout, |asked| asked.min(self.request_timeout));
         let deadline = Instant::now().checked_add(timeout);
-        let context = RequestContext { request_id: request_id.clone(), deadline };
+        let context = RequestContext { request_id, deadline };
         // Layers below may already ask for the context when they are called, not only when polled.
         let inner = context.clone().sync_scope(|| self.inner.call(request));
-        ScopedFuture { inner: context.scope(inner), request_id }
+        ScopedFuture { inner: context.scope(inner) }
     }
 }
 
 pin_project! {
-    /// The answer on its way, with the request's id to put on it.
+    /// The answer on its way.
     #[derive(Debug)]
     pub struct ScopedFuture<F> {
         #[pin]
         inner: TaskLocalFuture<RequestContext, F>,
-        request_id: RequestId,
     }
 }
 
@@ -73,12 +73,12 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(this.inner.poll(cx));
-        Poll::Ready(answer.map(|mut response| {
-            response.headers_mut().insert(REQUEST_ID, this.request_id.to_header());
-            response
-        }))
+        let mut inner = self.project().inner;
+        let mut answer = ready!(inner.as_mut().poll(cx));
+        if let (Ok(response), Some(context)) = (&mut answer, inner.take_value()) {
+            response.headers_mut().insert(REQUEST_ID, context.request_id.to_header());
+        }
+        Poll::Ready(answer)
     }
 }
 

@@ -39,7 +39,7 @@ impl<S> Trace<S> {
         let span = tracing::debug_span!(
             target: pulse_runtime::telemetry::REQUEST_SPANS,
             "rpc",
-            otel.name = method().map(|method| method.full_name.as_str()),
+            otel.name = method().map(|method| method.path.trim_start_matches('/')),
             otel.kind = "server",
             rpc.system = "grpc",
             rpc.service = method().map(|method| method.service.as_str()),
@@ -71,6 +71,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let span = self.span(&request);
+        if span.is_disabled() {
+            return self.inner.call(request).instrument(span);
+        }
         let inner = span.in_scope(|| self.inner.call(request));
         inner.instrument(span)
     }

@@ -119,11 +119,21 @@ fn load(path: &Path) -> Result<(String, Seen), TokensFileError> {
     Ok((text, Seen { modified: meta.modified().ok(), bytes: meta.len(), content }))
 }
 
+/// What the parser has to say, as long as it names members only: its other messages quote what stands there, which may
+/// be a token that someone put in the wrong place.
+fn without_values(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message();
+    if ["unknown field", "missing field"].iter().any(|harmless| message.starts_with(harmless)) {
+        return message.to_owned();
+    }
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {} is not what is expected there", before.matches('\n').count() + 1)
+}
+
 fn parse(path: &Path, text: &str) -> Result<Arc<[Token]>, TokensFileError> {
     let file: FileToml = toml::from_str(text).map_err(|error| TokensFileError::Malformed {
         path: path.to_owned(),
-        // The parser's own rendering would quote the line, and with it a hash.
-        message: error.message().to_owned(),
+        message: without_values(text, &error),
     })?;
     if file.token.is_empty() {
         return Err(TokensFileError::Empty { path: path.to_owned() });
@@ -193,6 +203,12 @@ pub(super) async fn follow(path: PathBuf, first: Version, accept: impl Fn(Arc<[T
             Look::Changed(now, Ok(tokens)) => {
                 tracing::info!(path = %path.display(), operators = tokens.len(), "operator tokens reloaded");
                 accept(tokens);
+                seen = now;
+            }
+            Look::Changed(now, Err(TokensFileError::Empty { path })) => {
+                // Taking the last token away must work like taking any other.
+                tracing::warn!(path = %path.display(), "no operator tokens are left; every operator is refused");
+                accept(Arc::default());
                 seen = now;
             }
             Look::Changed(now, Err(error)) => {

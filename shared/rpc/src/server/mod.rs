@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`descriptors`] | the part of the schema that this server shows to reflection and labels its metrics with |
 //! | [`health`] | `grpc.health.v1`: liveness, and the readiness of each service |
+//! | `router` | from a path to its service |
 
 pub mod descriptors;
 pub mod health;
+mod router;
 
 use std::{convert::Infallible, time::Duration};
 
@@ -15,12 +17,11 @@ use tokio::net::TcpListener;
 use tonic::{
     body::Body,
     server::NamedService,
-    service::Routes,
     transport::{Server, server::TcpIncoming},
 };
 use tower::Service;
 
-use self::descriptors::Descriptors;
+use self::{descriptors::Descriptors, router::Router};
 use crate::layers::ServerStack;
 
 /// The largest request message that a service should decode, in bytes: four times what the edge accepts as a body.
@@ -37,8 +38,9 @@ const MAX_FRAME: u32 = 16 * 1024;
 /// The largest header block, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
-/// How often an idle connection is asked whether the other end is still there, and how long it may take to answer.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// After how long a silent connection is asked whether the other end is still there, how often, and how many times.
+/// TCP asks, not HTTP/2: it costs the requests on the connection nothing. Callers ping over HTTP/2.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
 /// What a server admits.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +78,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct GrpcServer {
     limits: Limits,
-    routes: Routes,
+    router: Router,
     services: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
 }
@@ -86,7 +88,7 @@ impl GrpcServer {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            routes: Routes::default(),
+            router: Router::default(),
             services: Vec::new(),
             descriptors: vec![pulse_proto::FILE_DESCRIPTOR_SET],
         }
@@ -106,7 +108,7 @@ impl GrpcServer {
         S::Future: Send + 'static,
     {
         self.services.push(S::NAME);
-        self.routes = self.routes.add_service(service);
+        self.router = self.router.add(service);
         self
     }
 
@@ -159,24 +161,23 @@ impl GrpcServer {
             self.limits.max_in_flight,
             self.limits.request_timeout,
         );
-        let routes = self
-            .routes
-            .add_service(health)
-            .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
-            .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
+        let router = self
+            .router
+            .add(health)
+            .add(reflection().build_v1().map_err(ServeError::Reflection)?)
+            .add(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
 
+        let incoming = TcpIncoming::from(listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(KEEPALIVE.0))
+            .with_keepalive_interval(Some(KEEPALIVE.1))
+            .with_keepalive_retries(Some(KEEPALIVE.2));
         let server = Server::builder()
             .layer(stack)
             .max_concurrent_streams(MAX_STREAMS)
             .max_frame_size(MAX_FRAME)
             .http2_max_header_list_size(MAX_HEADERS)
-            .http2_keepalive_interval(Some(KEEPALIVE.0))
-            .http2_keepalive_timeout(Some(KEEPALIVE.1))
-            .serve_with_incoming_shutdown(
-                routes.prepare(),
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                shutdown.draining(),
-            );
+            .serve_with_incoming_shutdown(router, incoming, shutdown.draining());
         let health = health::report(reporter, self.services, readiness.subscribe(), shutdown.draining());
         let serving = async { tokio::join!(server, health).0 };
         tokio::select! {
