@@ -5,7 +5,7 @@
 //! | [`scope`] | [`scope::RequestScope`]: request id and deadline |
 //! | [`trace`] | [`trace::Trace`]: a span, child of the caller's |
 //! | [`measure`] | [`measure::Measure`]: duration by method and code |
-//! | [`panic`] | [`panic::CatchPanic`]: a panic is an `INTERNAL` answer |
+//! | [`mod@panic`] | [`panic::CatchPanic`]: a panic is an `INTERNAL` answer |
 //! | [`shed`] | [`shed::LoadShed`]: bounded work in flight |
 //! | [`deadline`] | [`deadline::Deadline`]: nobody works for a caller who is gone |
 //! | [`methods`] | the methods that exist, for labels and span names |

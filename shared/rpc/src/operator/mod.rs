@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`file`] | the tokens file: strict reading, and watching it for changes |
+//! | [`mod@file`] | the tokens file: strict reading, and watching it for changes |
 //!
 //! Tokens are long random strings, so one round of SHA-256 is enough to store them by
 //! (OWASP ASVS 5 section 11.4: high-entropy secrets need no slow hash); the file holds no token itself.
