@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | the settings |
-//! | [`grpc`], [`convert`], [`error`] | the gRPC services, thin, and what passes through them |
+//! | [`grpc`], `convert`, [`error`] | the gRPC services, thin, and what passes through them |
 //! | [`app`] | what the service does |
 //! | [`saga`] | the engine of the two sagas: a pure plan over a fenced journal |
 //! | [`hashing`] | passwords: argon2id on bounded threads |

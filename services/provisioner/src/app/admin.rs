@@ -11,7 +11,7 @@ use super::{App, Page};
 use crate::{
     domain::Roles,
     error::ProvisionerError,
-    saga::{Saga, SagaId, Step, Subject, plan},
+    saga::{Saga, SagaId, Subject, plan},
     store::{Advance, AdvanceError, Effect, RoleChange, SagaCursor, SagaQuery},
 };
 

@@ -482,6 +482,25 @@ mod sqlite_only {
         assert!(matches!(stale, Err(AdvanceError::Fenced)), "the dead process's runner is fenced");
     }
 
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_hides_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("provisioner.db");
+        let store = SqliteStore::open(&path, Arc::new(OsEntropy)).await.unwrap();
+        for number in 0..5 {
+            store.begin(provision(&format!("user{number}@example.com"))).await.unwrap();
+        }
+        let newest = store.list_sagas(SagaQuery { limit: 2, ..SagaQuery::default() }).await.unwrap();
+        let damage = sqlx::query("UPDATE sagas SET owner_user_id = 'damaged' WHERE org_id = ?");
+        damage.bind(newest[0].org_id.as_str()).execute(&mut raw(&directory).await).await.unwrap();
+        let page = store.list_sagas(SagaQuery { limit: 4, ..SagaQuery::default() }).await.unwrap();
+        assert_eq!(page.len(), 4, "a full page, as there are four others");
+        assert_eq!(page[0].org_id, newest[1].org_id);
+        let later = NOW.checked_add(Duration::from_secs(31)).unwrap();
+        assert_eq!(store.due_sagas(later, 10).await.unwrap().len(), 4);
+        assert!(store.find_saga(&newest[0].id()).await.is_err());
+    }
+
     /// I12: what code must not do, the schema does not let it do.
     #[tokio::test]
     async fn illegal_rows_are_refused_by_the_schema() {

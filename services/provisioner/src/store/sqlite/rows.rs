@@ -111,6 +111,11 @@ impl SagaRow {
     pub(super) fn org_id(&self) -> &str {
         &self.org_id
     }
+
+    /// Where it stands in a list.
+    pub(super) fn position(&self) -> (i64, String, String) {
+        (self.created_at, self.org_id.clone(), self.kind.clone())
+    }
 }
 
 impl TryFrom<SagaRow> for Saga {

@@ -6,7 +6,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteArguments};
 
 use super::rows::{self, SagaRow};
 use crate::{
-    saga::{Saga, SagaId, Subject},
+    saga::{Saga, SagaId, SagaKind, Subject},
     store::{SagaQuery, StateFilter},
 };
 
@@ -78,25 +78,40 @@ pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Resu
         StateFilter::Stuck => "stuck",
     });
     // Nothing is newer than the end of time, so that the first page is found like any other.
-    let (created_at, org_id, kind) = match &query.after {
+    let mut after = match &query.after {
         Some(cursor) => {
-            (cursor.created_at, cursor.org_id.as_str(), if cursor.purge { "purge" } else { "provision" })
+            let kind = if cursor.purge { SagaKind::Purge } else { SagaKind::Provision };
+            (cursor.created_at, cursor.org_id.to_string(), kind.as_str().to_owned())
         }
-        None => (i64::MAX, "", ""),
+        None => (i64::MAX, String::new(), String::new()),
     };
-    let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
-        "WHERE (created_at, org_id, kind) < (?1, ?2, ?3) AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR kind = ?5)
-         ORDER BY created_at DESC, org_id DESC, kind DESC LIMIT ?6"
-    ))
-    .bind(created_at)
-    .bind(org_id)
-    .bind(kind)
-    .bind(state)
-    .bind(query.kind.map(super::SagaKind::as_str))
-    .bind(query.limit)
-    .fetch_all(conn)
-    .await?;
-    Ok(readable(rows))
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let mut sagas = Vec::new();
+    // Once, but for rows that cannot be read: a page that they made shorter would pass for the last one.
+    while sagas.len() < limit {
+        let missing = limit - sagas.len();
+        let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
+            "WHERE (created_at, org_id, kind) < (?1, ?2, ?3)
+                 AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR kind = ?5)
+             ORDER BY created_at DESC, org_id DESC, kind DESC LIMIT ?6"
+        ))
+        .bind(after.0)
+        .bind(after.1)
+        .bind(after.2)
+        .bind(state)
+        .bind(query.kind.map(SagaKind::as_str))
+        .bind(i64::try_from(missing).unwrap_or(i64::MAX))
+        .fetch_all(&mut *conn)
+        .await?;
+        let found = rows.len();
+        let Some(last) = rows.last() else { break };
+        after = last.position();
+        sagas.extend(readable(rows));
+        if found < missing {
+            break;
+        }
+    }
+    Ok(sagas)
 }
 
 pub(super) async fn count_stuck(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
