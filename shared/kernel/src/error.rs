@@ -9,17 +9,29 @@ use std::{fmt, time::Duration};
 /// What kind of failure it is: the gRPC codes this system uses (google.rpc.Code).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
+    /// The request is wrong, whatever state the system is in.
     InvalidArgument,
+    /// It is not known who is asking.
     Unauthenticated,
+    /// Who is asking may not do this.
     PermissionDenied,
+    /// What is asked for does not exist.
     NotFound,
+    /// What is to be made exists already.
     AlreadyExists,
+    /// The state of the system does not allow it.
     FailedPrecondition,
+    /// Something changed meanwhile: read again, then try again.
     Aborted,
+    /// A limit or the capacity is used up.
     ResourceExhausted,
+    /// It took too long; it may have been done.
     DeadlineExceeded,
+    /// Something that is needed does not answer; it may have been done.
     Unavailable,
+    /// A stored record cannot be read.
     DataLoss,
+    /// Something unexpected.
     Internal,
 }
 
@@ -27,7 +39,7 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $wire:literal, $kind:ident, $http:literal, $title:literal;)*) => {
         /// Why a request was refused: stable names that callers may branch on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[$doc])* $name,)* }
+        pub enum Reason { $(#[doc = $title] $(#[doc = ""] #[$doc])* $name,)* }
 
         impl Reason {
             /// Every reason there is.
@@ -189,26 +201,32 @@ impl ApiError {
         self
     }
 
+    /// The stable name of what is wrong.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
+    /// Its kind, and so the gRPC code.
     pub fn kind(&self) -> ErrorKind {
         self.reason.kind()
     }
 
+    /// What is wrong, for the caller.
     pub fn message(&self) -> &str {
         &self.message
     }
 
+    /// The fields that are wrong; empty when it is not about fields.
     pub fn violations(&self) -> &[FieldViolation] {
         &self.violations
     }
 
+    /// After which time a retry may succeed, where that is known.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.retry_after
     }
 
+    /// The limit that was met, where it was one.
     pub fn exhausted_quota(&self) -> Option<&Quota> {
         self.quota.as_ref()
     }

@@ -10,6 +10,8 @@
 //! Validation rules are those of the public contract, section 7. A value of one of these types has
 //! passed its rules, so code that holds one never checks again.
 
+#![warn(missing_docs)]
+
 pub mod clock;
 pub mod email;
 pub mod error;
