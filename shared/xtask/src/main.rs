@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`test`] | `cargo xtask test`: every check there is, a file each |
+//! | [`mod@test`] | `cargo xtask test`: every check there is, a file each |
 //! | [`tools`] | the programs that the checks need: their versions, and how a machine gets them |
 //! | [`run`] | running a program with its output shown |
 //! | [`workspace`] | where things are |

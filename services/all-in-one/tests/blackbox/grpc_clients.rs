@@ -1,8 +1,6 @@
 //! Clients that are not ours: grpcurl, and one in Python.
 
-use std::path::PathBuf;
-
-use pulse_testkit::system::{Plan, Service, System};
+use pulse_testkit::system::{Plan, Service, System, tools::repository};
 use serde_json::{Value, json};
 
 use crate::PASSWORD;
@@ -110,7 +108,7 @@ async fn grpcurl_lists_describes_and_calls(plan: Plan) {
 
 async fn python_reads_errors_health_and_reflection(plan: Plan) {
     let system = plan.start().await;
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/blackbox/client.py");
+    let script = repository().join("services/all-in-one/tests/blackbox/client.py");
     let addr = |service| system.addr(service).to_string();
     let (gateway, lifecycle) = (addr(Service::SignupGateway), addr(Service::Lifecycle));
     let said = system

@@ -43,10 +43,11 @@ impl Printed {
 /// The root of the repository.
 ///
 /// # Panics
-/// Never: this crate has a place in it.
+/// When the test that calls this was not started by cargo.
 pub fn repository() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).expect("this crate is at shared/testkit").to_owned()
+    // The package of the test that runs; each is two folders down. Not this crate's own path: a build may have been moved.
+    let package = env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
+    Path::new(&package).ancestors().nth(2).expect("packages are two folders down").to_owned()
 }
 
 /// The programs of the virtual environment that `cargo xtask test` makes.
