@@ -70,6 +70,7 @@ impl TryFrom<wire::SetBillingStateRequest> for SetState {
         let plan = Some(state.plan_version.as_str()).filter(|plan| !plan.is_empty());
         let plan_version = violations.keep(plan.map(|plan| name(plan, "plan_version")).transpose());
         let grants = violations.keep(grants(state.capabilities, state.limits, state.meters_enabled));
+        let grants = grants.map(|grants| (request.explicit_grants || !grants.is_empty()).then_some(grants));
         let mut time = |time: Option<prost_types::Timestamp>, field| {
             violations.keep(time.map(|time| try_timestamp(time, field)).transpose())
         };

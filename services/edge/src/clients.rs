@@ -222,6 +222,7 @@ impl Clients {
         let request = SetBillingStateRequest {
             org_id: org_id.to_string(),
             reason: std::mem::take(&mut body.reason),
+            explicit_grants: body.has_grants(),
             billing_state: Some(body.into()),
             etag,
             allow_missing: true,

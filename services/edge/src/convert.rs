@@ -89,9 +89,9 @@ impl From<SetBillingStateBody> for billing::BillingState {
         Self {
             subscription_state: billing::SubscriptionState::from(body.subscription_state).into(),
             plan_version: body.plan_version,
-            capabilities: body.capabilities,
-            limits: body.limits.into_iter().collect(),
-            meters_enabled: body.meters_enabled,
+            capabilities: body.capabilities.unwrap_or_default(),
+            limits: body.limits.into_iter().flatten().collect(),
+            meters_enabled: body.meters_enabled.unwrap_or_default(),
             trial_ends_at: body.trial_ends_at.map(timestamp),
             grace_ends_at: body.grace_ends_at.map(timestamp),
             ..Self::default()

@@ -250,15 +250,15 @@ pub(crate) struct SetBillingStateBody {
     /// The plan; the one it has when absent.
     #[schema(nullable, required = false)]
     pub(crate) plan_version: String,
-    /// What the tenant may do. Where this, the limits and the meters are all absent or empty, the plan says.
+    /// What the tenant may do. Where this, the limits and the meters are all absent, the plan says.
     #[schema(nullable, required = false)]
-    pub(crate) capabilities: Vec<String>,
+    pub(crate) capabilities: Option<Vec<String>>,
     /// How much of it.
     #[schema(nullable, required = false)]
-    pub(crate) limits: BTreeMap<String, i64>,
+    pub(crate) limits: Option<BTreeMap<String, i64>>,
     /// What is metered.
     #[schema(nullable, required = false)]
-    pub(crate) meters_enabled: Vec<String>,
+    pub(crate) meters_enabled: Option<Vec<String>>,
     /// When the trial ends.
     pub(crate) trial_ends_at: Option<Timestamp>,
     /// When the grace ends.
@@ -292,9 +292,9 @@ impl FromMembers for SetBillingStateBody {
                 .require_or(STATE, reason, STATES)
                 .unwrap_or(SubscriptionState::Expired),
             plan_version: members.take("plan_version", "a string").unwrap_or_default(),
-            capabilities: members.take("capabilities", NAMES).unwrap_or_default(),
-            limits: members.take("limits", LIMITS).unwrap_or_default(),
-            meters_enabled: members.take("meters_enabled", NAMES).unwrap_or_default(),
+            capabilities: members.take("capabilities", NAMES),
+            limits: members.take("limits", LIMITS),
+            meters_enabled: members.take("meters_enabled", NAMES),
             trial_ends_at: members.take("trial_ends_at", TIME),
             grace_ends_at: members.take("grace_ends_at", TIME),
             reason: members.take("reason", "a string").unwrap_or_default(),
@@ -303,6 +303,13 @@ impl FromMembers for SetBillingStateBody {
             trial_started_at: members.take("trial_started_at", "a string"),
             updated_at: members.take("updated_at", "a string"),
         }
+    }
+}
+
+impl SetBillingStateBody {
+    /// Whether the body says itself what is granted, be it nothing.
+    pub(crate) const fn has_grants(&self) -> bool {
+        self.capabilities.is_some() || self.limits.is_some() || self.meters_enabled.is_some()
     }
 }
 

@@ -15,9 +15,9 @@ pub struct SetRequest {
     pub subscription_state: SubscriptionState,
     /// The plan; none keeps the stored one.
     pub plan_version: Option<Name>,
-    /// What is granted; nothing at all stands for what the catalog grants on the plan.
-    pub grants: Grants,
-    /// When the trial ends; none keeps the stored end.
+    /// What is granted; none stands for what the catalog grants on the plan.
+    pub grants: Option<Grants>,
+    /// When the trial ends; none keeps the stored end, but for a trial that would be over at once.
     pub trial_ends_at: Option<Timestamp>,
     /// When the grace ends; none keeps the end of a grace that is running.
     pub grace_ends_at: Option<Timestamp>,
@@ -93,11 +93,12 @@ fn new_state(
         .clone()
         .or_else(|| stored.map(|stored| stored.plan_version.clone()))
         .unwrap_or_else(Name::trial_plan);
-    let grants = match plans.catalog.plan(&plan_version) {
-        Some(plan) if asked.grants.is_empty() => (*plan.grants).clone(),
-        Some(_) | None => asked.grants.clone(),
-    };
-    let kept_trial_end = stored.and_then(|stored| stored.trial_ends_at);
+    let of_plan = || plans.catalog.plan(&plan_version).map(|plan| (*plan.grants).clone());
+    let grants = asked.grants.clone().or_else(of_plan).unwrap_or_default();
+    // The end of a trial that is over says when it was, and nothing about one that is to begin again.
+    let kept_trial_end = stored
+        .and_then(|stored| stored.trial_ends_at)
+        .filter(|end| !is(SubscriptionState::Trial) || *end > now);
     let usual_trial_end = || is(SubscriptionState::Trial).then(|| plans.trial_end(now));
     // The end of a grace that is over says nothing about the next one.
     let running_grace = stored.filter(|stored| stored.subscription_state == SubscriptionState::Grace);

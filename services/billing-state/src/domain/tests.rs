@@ -41,7 +41,7 @@ pub(crate) fn ask(subscription_state: SubscriptionState) -> SetRequest {
     SetRequest {
         subscription_state,
         plan_version: None,
-        grants: Grants::default(),
+        grants: None,
         trial_ends_at: None,
         grace_ends_at: None,
         etag: None,
@@ -127,8 +127,10 @@ fn the_catalog_fills_in_only_where_nothing_is_granted() {
         *catalog.plan(&pro.plan_version.clone().unwrap()).unwrap().grants
     );
     let own = Grants { capabilities: [Name::parse("alerting").unwrap()].into(), ..Grants::default() };
-    let custom = SetRequest { grants: own.clone(), ..pro };
+    let custom = SetRequest { grants: Some(own.clone()), ..pro.clone() };
     assert_eq!(set_on(&stored, &custom, 1).state.grants, own);
+    let nothing = SetRequest { grants: Some(Grants::default()), ..pro };
+    assert!(set_on(&stored, &nothing, 1).state.grants.is_empty(), "nothing, where nothing is asked for");
     let unknown = SetRequest { plan_version: plan("legacy-2019"), ..ask(Active) };
     assert!(set_on(&stored, &unknown, 1).state.grants.is_empty());
 }

@@ -87,6 +87,25 @@ async fn a_state_is_set_as_a_whole() {
 }
 
 #[tokio::test]
+async fn nothing_granted_is_not_the_same_as_nothing_said_about_grants() {
+    let edge = Edge::start().await;
+    let explicit = async |body: Value| {
+        assert_eq!(put(&edge, &body).await.status, 200);
+        edge.world.call("SetBillingState").request.contains("explicit_grants: true")
+    };
+    let nothing = json!({"capabilities": null, "limits": null, "meters_enabled": null});
+    assert!(!explicit(json!({"subscription_state": "active"})).await);
+    for (field, value) in [("capabilities", json!([])), ("limits", json!({})), ("meters_enabled", json!([]))]
+    {
+        let mut body = nothing.clone();
+        body["subscription_state"] = json!("active");
+        assert!(!explicit(body.clone()).await, "{body}");
+        body[field] = value;
+        assert!(explicit(body.clone()).await, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_can_be_edited_and_sent_back() {
     let edge = Edge::start().await;
     edge.world.store_billing(stored());

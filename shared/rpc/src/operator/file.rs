@@ -205,8 +205,11 @@ pub(super) async fn follow(path: PathBuf, first: Version, accept: impl Fn(Arc<[T
                 accept(tokens);
                 seen = now;
             }
-            Look::Changed(now, Err(TokensFileError::Empty { path })) => {
-                // Taking the last token away must work like taking any other.
+            // Taking the last token away must work like taking any other. A file without a byte is more likely one that
+            // someone is just writing.
+            Look::Changed(now, Err(TokensFileError::Empty { path }))
+                if now.as_ref().is_some_and(|now| now.bytes > 0) =>
+            {
                 tracing::warn!(path = %path.display(), "no operator tokens are left; every operator is refused");
                 accept(Arc::default());
                 seen = now;

@@ -109,6 +109,8 @@ fn a_file_with_any_mistake_is_refused_and_the_mistake_named() {
         assert!(error.contains(says) && error.contains("tokens.toml"), "{text}\n{error}");
         assert!(!error.contains(&hash) && !error.contains('\n'), "{error}");
     }
+    let misplaced = load("token = \"canary-token\"\n").unwrap_err().to_string();
+    assert!(misplaced.contains("line 1") && !misplaced.contains("canary"), "{misplaced}");
     let error = OperatorTokens::load(Path::new("/nowhere/tokens.toml")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/tokens.toml"), "{error}");
 }
@@ -141,6 +143,11 @@ async fn a_changed_file_takes_effect_and_a_broken_one_does_not() {
     std::fs::write(&path, entry("bob", "t-bob", "\"admin\"") + &entry("eve", "t-eve", "\"viewer\"")).unwrap();
     eventually(WAIT, async || name_of(&tokens, "t-eve").is_some()).await;
     assert!(name_of(&tokens, "t-bob").is_some());
+
+    // The last tokens can be taken away too.
+    std::fs::write(&path, "token = []\n").unwrap();
+    eventually(WAIT, async || name_of(&tokens, "t-bob").is_none()).await;
+    assert_eq!(name_of(&tokens, "t-eve"), None);
     shutdown.trigger();
     shutdown.wait().await.unwrap();
 }

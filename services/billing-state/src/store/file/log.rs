@@ -48,6 +48,12 @@ enum End {
 }
 
 impl Log {
+    /// The log of a tenant that is gone: nothing, whatever may still lie there.
+    pub(super) fn nothing(dir: &Path, org: &OrgId) -> Self {
+        let (file, head_file, name) = (dir.join(LOG), dir.join(HEAD), name_of(org, LOG));
+        Self { exists: false, last: None, damage: None, file, head_file, name }
+    }
+
     /// Reads the end of the log in `dir`, and mends what a crash while appending has left there.
     pub(super) fn open(disk: &dyn Disk, dir: &Path, org: &OrgId) -> io::Result<Self> {
         let (file, head_file) = (dir.join(LOG), dir.join(HEAD));

@@ -117,8 +117,10 @@ impl Tenant {
         let (disk, dir) = (self.disk(), &self.dir);
         disk.create_dir(dir)?;
         disk.write(&dir.join(NEXT), Document::of(&write.state).to_text()?.as_bytes())?;
-        if !log.exists() {
-            // A new tenant: the names must be there for good before the record that counts on them.
+        // The names must be there for good before the record that counts on them.
+        if log.exists() {
+            disk.sync_dir(dir)?;
+        } else {
             log.create(disk)?;
             disk.sync_dir(dir)?;
             disk.sync_dir(&self.place.orgs)?;
@@ -150,7 +152,10 @@ impl Tenant {
     pub(super) fn purge(&self, created_by: Option<&Key>) -> Result<Purge, StoreError> {
         let (found, log) = self.open()?;
         let stored = match found {
-            Found::Purged => return Ok(Purge::Nothing),
+            Found::Purged => {
+                self.clear().map_err(|source| self.failed("purge", source))?;
+                return Ok(Purge::Nothing);
+            }
             Found::Nothing => false,
             Found::State(_) | Found::Broken(_) => true,
         };
@@ -185,8 +190,10 @@ impl Tenant {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<pulse_store::audit::AuditRecord>, StoreError> {
-        let (_, log) = self.open()?;
-        log.list(&self.org, before, limit)
+        match self.open()? {
+            (Found::Purged, _) => Ok(Vec::new()),
+            (_, log) => log.list(&self.org, before, limit),
+        }
     }
 
     /// Looks at what is there, after finishing what a crash interrupted and recording what someone edited.
@@ -194,12 +201,13 @@ impl Tenant {
         let failed = |source| self.failed("open", source);
         let purged = self.tombstone().try_exists().map_err(failed)?;
         if purged {
-            self.clear().map_err(failed)?;
+            // A tenant with a tombstone is gone, whatever cannot be swept away yet.
+            if let Err(error) = self.clear() {
+                tracing::error!(org_id = %self.org, %error, "what is left of a purged tenant cannot be removed");
+            }
+            return Ok((Found::Purged, Log::nothing(&self.dir, &self.org)));
         }
         let mut log = Log::open(self.disk(), &self.dir, &self.org).map_err(failed)?;
-        if purged {
-            return Ok((Found::Purged, log));
-        }
         let mut found = self.read(&log);
         if self.recover(&found, &log).map_err(failed)? {
             found = self.read(&log);

@@ -377,8 +377,8 @@ async fn an_edit_between_a_crash_and_the_restart_wins() {
         let bench = Bench::new();
         let (_, trial) = bench.with_trial().await;
         let before = bench.text("billing.json");
-        // Steps of a change: write next, append, then the crash.
-        let steps_left = AtomicUsize::new(4 + 1 + 2 + 1);
+        // Steps of a change: write next, sync its name, append, then the crash.
+        let steps_left = AtomicUsize::new(4 + 1 + 3 + 1);
         let crashing = bench.open_on(Box::new(CrashingDisk { steps_left, torn: 0 }));
         crashing.put(set_on(&trial.state, &ask(Suspended), 9)).await.unwrap_err();
         drop(crashing);
