@@ -52,7 +52,7 @@ async fn the_tour_of_the_readme_runs_as_it_is_printed() {
         let commands = script.matches(MARK).count();
         match &*block.language {
             "sh" => {
-                writeln!(script, "{}\necho\necho '{MARK}'", system.with_my_addresses(&block.text)).unwrap()
+                writeln!(script, "{}\necho\necho '{MARK}'", system.with_my_addresses(&block.text)).unwrap();
             }
             "json" | "text" => shown.push((commands - 1, block)),
             other => panic!("the tour has a block of {other:?}"),

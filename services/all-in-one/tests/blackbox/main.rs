@@ -15,7 +15,7 @@
 //! | `documents` | the README's commands, the OpenAPI document |
 //!
 //! Most scenarios run twice: against the five services in one process, and against five processes.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 /// Makes a test for each shape of the system out of scenarios that take a plan.
 macro_rules! in_both_shapes {
