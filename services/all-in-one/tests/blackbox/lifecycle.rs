@@ -111,6 +111,23 @@ async fn a_deletion_can_be_taken_back(plan: Plan) {
     );
     assert_eq!((&restored["purge_after"], &restored["retention_days"]), (&json!(null), &json!(null)));
 
+    let events = admin.audit_events(org_id).await;
+    let changes: Vec<_> = events
+        .iter()
+        .filter(|event| event["actor"] == "olga")
+        .map(|event| {
+            [&event["before"]["status"], &event["after"]["status"]].map(|status| status.as_str().unwrap())
+        })
+        .collect();
+    let newest_first = [
+        ["pending_deletion", "suspended"],
+        ["suspended", "pending_deletion"],
+        ["active", "suspended"],
+        ["pending_deletion", "active"],
+        ["active", "pending_deletion"],
+    ];
+    assert_eq!(changes, newest_first, "one record for each change, none for what was refused: {events:?}");
+
     let _ = admin.suspend("default", "").await.expect_problem(400, "default_org_immutable");
     let _ = admin.soft_delete("default", 1.0).await.expect_problem(400, "default_org_immutable");
 

@@ -2,7 +2,7 @@
 //!
 //! Binding port 0 and letting go of it again is a race: another test, or any outgoing connection, may be given the same port
 //! before a program opens it, and again when a killed program is started anew. So ports come from below the range that
-//! the kernel gives out, and a locked file marks each as taken, for every test process on this machine.
+//! the kernel gives out, and a locked file marks each as taken, for every test process of this user.
 
 use std::{
     env, fs,
@@ -11,6 +11,8 @@ use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
 };
+
+use rustix::process::getuid;
 
 /// Linux gives out ports from 32768 upwards by itself.
 const FIRST: u16 = 20_000;
@@ -32,7 +34,7 @@ impl Port {
     /// # Panics
     /// When there is none.
     pub fn reserve() -> Self {
-        let folder = env::temp_dir().join("pulse-testkit-ports");
+        let folder = env::temp_dir().join(format!("pulse-testkit-ports-{}", getuid().as_raw()));
         fs::create_dir_all(&folder).expect("a folder for locks can be made");
         // Test processes begin at different places, so that they rarely try the same port.
         let begin = process::id().wrapping_mul(61);

@@ -13,13 +13,15 @@ pub(super) fn fmt(tally: &mut Tally) {
 }
 
 pub(super) fn clippy(tally: &mut Tally) {
-    let clippy = Run::cargo().words("clippy --locked --workspace --all-targets -- -D warnings");
+    let clippy = Run::cargo().words("clippy --locked --workspace --all-targets --keep-going -- -D warnings");
     tally.check("clippy", clippy.ok());
 }
 
 /// Every public item of a library can be rendered, and every link in its documentation leads somewhere.
 pub(super) fn docs(tally: &mut Tally) {
-    let docs = Run::cargo().words("doc --locked --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings");
+    let docs = Run::cargo()
+        .words("doc --locked --workspace --no-deps --keep-going")
+        .env("RUSTDOCFLAGS", "-D warnings");
     tally.check("docs", docs.ok());
 }
 
