@@ -6,7 +6,7 @@
 //! | [`subscription`] | [`SubscriptionState`] and the one table of its transitions |
 //! | [`grants`] | [`Grants`]: capabilities, limits and meters, with their names and how two of them compare |
 //! | [`billing`] | [`BillingState`]: what the owner of the truth stores about a tenant |
-//! | [`effective`] | [`effective()`]: billing state and time to [`Entitlements`] |
+//! | [`mod@effective`] | [`effective()`]: billing state and time to [`Entitlements`] |
 //! | [`catalog`] | [`Catalog`]: what each plan grants |
 //! | [`source`] | the traits: [`BillingStore`] below, [`EntitlementSource`] above |
 //! | [`database`] | [`DatabaseSource`]: the cache between the two, and its fail-open rules |

@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`file`] | a directory per tenant: `billing.json` and its audit log |
+//! | [`mod@file`] | a directory per tenant: `billing.json` and its audit log |
 //! | [`memory`] | a model of the same, with faults on command, for tests and simulation |
 //! | `conformance` | the tests that both pass |
 //!
