@@ -16,8 +16,8 @@ pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use program::run;
+pub use program::{run, run_task};
 pub use readiness::Readiness;
-pub use settings::{CommonSettings, Endpoints, Service, SettingError};
+pub use settings::{CommonSettings, DatabaseSettings, Endpoints, Service, SettingError, Task};
 pub use shutdown::{Failure, Shutdown};
 pub use telemetry::Telemetry;

@@ -1,4 +1,5 @@
-//! [`run`]: what surrounds the services of a process, from its first log line to its exit code.
+//! [`run`]: what surrounds the services of a process, from its first log line to its exit code; [`run_task`]: what surrounds a
+//! program that does one thing and ends.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -47,6 +48,19 @@ pub async fn run(
     };
     telemetry.shutdown().await;
     exit_code
+}
+
+/// Runs a program that does one thing and ends, such as `pulse-lifecycle migrate`: prints what `work` returns. Exits as [`run`]
+/// does when it cannot start.
+pub async fn run_task(work: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
+    match work.await {
+        Ok(said) => {
+            // Nobody is there to read it when stdout is closed.
+            let _ = writeln!(std::io::stdout(), "{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error),
+    }
 }
 
 async fn begin(

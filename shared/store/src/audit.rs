@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`seal`] | makes a draft the next record of a chain |
 //! | [`verify()`], [`Verifier`] | find the first record that was altered, dropped, moved or cut off |
-//! | [`memory`], [`sqlite`] | where chains are kept |
+//! | [`memory`], [`sqlite`], [`postgres`] | where chains are kept |
 //!
 //! What may hold personal data, the [`Details`], enters the chain only as a salted hash. Erasing details and
 //! salt when a tenant is purged leaves a chain that still verifies and from which nothing can be guessed.
@@ -14,6 +14,7 @@
 pub mod canonical;
 pub mod hash;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 mod verify;
 

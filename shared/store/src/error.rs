@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
+use sqlx::postgres::PgDatabaseError;
+
 /// A failure of the store itself. Refusals that follow from the data are the service's own errors.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Nothing was done, and a retry may succeed.
     #[error("the store is unavailable: {0}")]
     Unavailable(&'static str),
+    /// Nothing was done, because too much is being done already.
+    #[error("the store is overloaded: {0}")]
+    Overloaded(&'static str),
     /// The transaction certainly did not take effect.
     #[error("the transaction was rolled back")]
     Aborted(#[source] Arc<sqlx::Error>),
@@ -26,7 +31,7 @@ impl StoreError {
     /// What the underlying SQL error means, where there is one.
     pub fn class(&self) -> Option<SqlErrorClass> {
         match self {
-            Self::Unavailable(_) => Some(SqlErrorClass::Unavailable),
+            Self::Unavailable(_) | Self::Overloaded(_) => Some(SqlErrorClass::Unavailable),
             Self::Aborted(error) | Self::Ambiguous(Some(error)) => Some(classify(error)),
             Self::Sql(error) => Some(classify(error)),
             Self::Ambiguous(None) | Self::Panicked => None,
@@ -38,7 +43,7 @@ impl StoreError {
         match self {
             Self::Ambiguous(_) => true,
             Self::Panicked => false,
-            Self::Unavailable(_) | Self::Aborted(_) | Self::Sql(_) => matches!(
+            Self::Unavailable(_) | Self::Overloaded(_) | Self::Aborted(_) | Self::Sql(_) => matches!(
                 self.class(),
                 Some(SqlErrorClass::Busy | SqlErrorClass::Full | SqlErrorClass::Unavailable)
             ),
@@ -82,6 +87,9 @@ pub fn classify(error: &sqlx::Error) -> SqlErrorClass {
     use sqlx::Error as E;
     match error {
         E::Database(database) => {
+            if let Some(postgres) = database.try_downcast_ref::<PgDatabaseError>() {
+                return classify_postgres(postgres.code(), postgres.constraint());
+            }
             let code = database.code().and_then(|code| code.parse().ok());
             classify_sqlite(code, database.message())
         }
@@ -130,6 +138,28 @@ fn classify_sqlite(code: Option<u32>, message: &str) -> SqlErrorClass {
     }
 }
 
+/// PostgreSQL's SQLSTATE codes (<https://www.postgresql.org/docs/current/errcodes-appendix.html>): the first two characters are
+/// the class, the rest says which error it was.
+fn classify_postgres(code: &str, constraint: Option<&str>) -> SqlErrorClass {
+    let constraint = || constraint.unwrap_or_default().to_owned();
+    match (code.get(..2).unwrap_or_default(), code) {
+        (_, "23505") => SqlErrorClass::UniqueViolation { constraint: constraint() },
+        (_, "23503") => SqlErrorClass::ForeignKeyViolation,
+        ("23", _) => SqlErrorClass::CheckViolation { constraint: constraint() },
+        // serialization_failure, deadlock_detected, lock_not_available
+        (_, "40001" | "40P01" | "55P03") => SqlErrorClass::Busy,
+        // disk_full, program_limit_exceeded
+        (_, "53100") => SqlErrorClass::Full,
+        // connection_exception; insufficient_resources; query_canceled, admin_shutdown, crash_shutdown, cannot_connect_now,
+        // idle_session_timeout; read_only_sql_transaction, as on a standby; idle_in_transaction_session_timeout;
+        // statement_completion_unknown; io_error
+        ("08" | "53" | "57", _) | (_, "25006" | "25P03" | "40003" | "58030") => SqlErrorClass::Unavailable,
+        // data_corrupted, index_corrupted
+        (_, "XX001" | "XX002") => SqlErrorClass::Corrupt,
+        _ => SqlErrorClass::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +185,34 @@ mod tests {
     }
 
     #[test]
+    fn every_sqlstate_that_callers_branch_on_has_its_class() {
+        let named = || "organizations_one_per_email".to_owned();
+        for (code, class) in [
+            ("23505", SqlErrorClass::UniqueViolation { constraint: named() }),
+            ("23514", SqlErrorClass::CheckViolation { constraint: named() }),
+            ("23502", SqlErrorClass::CheckViolation { constraint: named() }),
+            ("23503", SqlErrorClass::ForeignKeyViolation),
+            ("40001", SqlErrorClass::Busy),
+            ("40P01", SqlErrorClass::Busy),
+            ("55P03", SqlErrorClass::Busy),
+            ("53100", SqlErrorClass::Full),
+            ("53300", SqlErrorClass::Unavailable),
+            ("57P01", SqlErrorClass::Unavailable),
+            ("57014", SqlErrorClass::Unavailable),
+            ("08006", SqlErrorClass::Unavailable),
+            ("25006", SqlErrorClass::Unavailable),
+            ("XX001", SqlErrorClass::Corrupt),
+            ("42501", SqlErrorClass::Other),
+            ("25P02", SqlErrorClass::Other),
+            ("", SqlErrorClass::Other),
+        ] {
+            assert_eq!(classify_postgres(code, Some("organizations_one_per_email")), class, "{code}");
+        }
+    }
+
+    #[test]
     fn what_a_retry_may_mend_is_transient() {
+        assert!(StoreError::Overloaded("too many wait").is_transient());
         assert!(StoreError::Unavailable("the queue is full").is_transient());
         assert!(StoreError::Ambiguous(None).is_transient());
         assert!(StoreError::Sql(sqlx::Error::PoolTimedOut).is_transient());

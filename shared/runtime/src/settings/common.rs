@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
-
 use super::{
-    SettingError,
+    DatabaseSettings, SettingError,
     values::{boolean, log_filter, positive_duration},
 };
 
@@ -28,6 +26,10 @@ pub enum LogFormat {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Common")]
 pub struct CommonSettings {
+    /// Where data is kept when it is kept in PostgreSQL.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
     /// Whether what is only for hosting is there at all: signup, provisioning, every admin surface.
     #[arg(
         long,
@@ -42,10 +44,6 @@ pub struct CommonSettings {
     /// The folder of the embedded stores; made when it is not there.
     #[arg(long, env = "PULSE_DATA_DIR", value_name = "PATH", default_value = "./data")]
     pub data_dir: PathBuf,
-
-    /// Not accepted by this version, which keeps everything in the embedded stores.
-    #[arg(long, env = "PULSE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub database_url: Option<SecretString>,
 
     /// TOML file of the operators' tokens: `[[token]]` with name, sha256 (hex) and roles; reloaded when it changes.
     #[arg(long, env = "PULSE_ADMIN_TOKENS_FILE", value_name = "PATH")]
@@ -158,12 +156,6 @@ impl CommonSettings {
     }
 
     fn check_supported(&self) -> Result<(), SettingError> {
-        if self.database_url.is_some() {
-            return Err(SettingError::new(
-                "PULSE_DATABASE_URL",
-                "this version keeps everything in the embedded stores under PULSE_DATA_DIR; leave it unset",
-            ));
-        }
         let tls = [
             ("PULSE_TLS_CERT", &self.tls_cert),
             ("PULSE_TLS_KEY", &self.tls_key),

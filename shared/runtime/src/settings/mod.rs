@@ -6,6 +6,7 @@
 //! | `error` | [`SettingError`]: one line that names the setting, the value and what is accepted |
 //! | `values` | parsers of the kinds of value that settings share |
 //! | `common` | [`CommonSettings`], which every program takes, and the strict checks of a start |
+//! | `database` | [`DatabaseSettings`]: PostgreSQL instead of the embedded stores |
 //! | `endpoints` | [`Endpoints`]: where the gRPC services listen and are reached |
 //! | `listener` | [`bind`]: a listener, or an error that names its setting |
 //!
@@ -38,6 +39,7 @@
 //! `hide_env_values = true`; its value then appears neither in `--help` nor in an error.
 
 mod common;
+mod database;
 mod endpoints;
 mod error;
 mod listener;
@@ -48,8 +50,11 @@ mod values;
 mod tests;
 
 pub use common::{CommonSettings, LogFormat};
+pub use database::{DatabaseSettings, Task};
 pub use endpoints::{Endpoints, Service};
 pub use error::SettingError;
 pub use listener::bind;
 pub use parse::{or_exit, parse, try_parse_command, try_parse_from, try_parse_with_defaults, with_defaults};
-pub use values::{boolean, duration, http_url, log_filter, password_min_length, positive_duration};
+pub use values::{
+    boolean, duration, http_url, log_filter, password_min_length, positive_duration, postgres_url,
+};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Uri;
+use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
 /// Exactly `true` or `false`.
@@ -58,6 +59,15 @@ pub fn http_url(text: &str) -> Result<Uri, String> {
             && url.query().is_none()
     });
     url.ok_or_else(|| "expected a URL such as http://127.0.0.1:50051".into())
+}
+
+/// The URL of a PostgreSQL database. What is wrong with one is never told by showing it: it holds a password.
+///
+/// # Errors
+/// On any other scheme.
+pub fn postgres_url(text: &str) -> Result<SecretString, String> {
+    let known = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
+    if known { Ok(text.into()) } else { Err("expected a URL such as postgres://user@host/database".into()) }
 }
 
 /// A filter for logs, as `tracing_subscriber::EnvFilter` reads it: `info`, or `info,pulse_lifecycle=debug`.
