@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`plan`] | [`Plan`]: which programs, with which settings |
 //! | [`program`] | one running program: its log, signals, starting it again |
-//! | [`ports`] | ports that no other test on this machine gets |
 //! | [`operators`] | operator tokens and their file |
 //! | [`rest`] | the REST surface: [`Visitor`], [`Admin`], [`Answer`] |
 //! | [`grpc`] | gRPC clients, and what an error says |
@@ -32,7 +31,6 @@ pub mod grpc;
 pub mod metrics;
 pub mod operators;
 pub mod plan;
-pub mod ports;
 pub mod program;
 pub mod rest;
 pub mod store;

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use super::{Operators, Service, System, ports::Port, program::Program};
+use super::{Operators, Service, System, program::Program};
+use crate::ports::Port;
 
 /// How the five services are spread over processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -66,9 +66,10 @@ impl Step {
 
     fn needs(self) -> &'static [Tool] {
         match self {
-            Self::Fmt | Self::Layout | Self::Clippy | Self::Docs | Self::Unit => &[],
+            Self::Fmt | Self::Layout | Self::Clippy | Self::Docs => &[],
+            Self::Unit => &[Tool::Postgres],
             Self::Proto => &[Tool::Node],
-            Self::Blackbox => &[Tool::Curl, Tool::Python],
+            Self::Blackbox => &[Tool::Curl, Tool::Postgres, Tool::Python],
             Self::Deny => &[Tool::CargoDeny],
         }
     }

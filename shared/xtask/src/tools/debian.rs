@@ -20,7 +20,8 @@ pub(super) fn ensure(program: &str, probe: &[&str], packages: &[&str]) -> Result
     Ok(())
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+/// Installs `packages`, whether or not they are there.
+pub(super) fn install(packages: &[&str]) -> Result<()> {
     let apt = |words: &str| -> Result<()> {
         let run = if is_root()? { Run::new("apt-get") } else { Run::new("sudo").words("-n apt-get") };
         run.env("DEBIAN_FRONTEND", "noninteractive").words(words).ok()

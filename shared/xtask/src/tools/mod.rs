@@ -6,6 +6,7 @@
 mod cargo_deny;
 mod debian;
 mod node;
+mod postgres;
 mod python;
 
 use std::{fs, path::Path};
@@ -33,6 +34,8 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 pub(crate) enum Tool {
     /// curl, as the README's commands use it.
     Curl,
+    /// A PostgreSQL server; tests start it by themselves.
+    Postgres,
     /// The virtual environment `.cache/python`.
     Python,
     /// The packages in `.cache/node`.
@@ -46,6 +49,7 @@ impl Tool {
     pub(crate) fn ensure(self) -> Result<()> {
         match self {
             Self::Curl => debian::ensure("curl", &["--version"], &["curl", "ca-certificates"]),
+            Self::Postgres => postgres::ensure(),
             Self::Python => python::ensure(PYTHON_PACKAGES),
             Self::Node => node::ensure(NODE_PACKAGES),
             Self::CargoDeny => cargo_deny::ensure(CARGO_DENY_VERSION),
