@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `programs` | PostgreSQL's own programs: where they are, and as whom they run |
 //! | `guardian` | what ends a server with the process that started it |
+//! | `plans` | how the server carries out what it is asked |
 //!
 //! ```no_run
 //! # async fn test() {
@@ -16,6 +17,7 @@
 //! ```
 
 mod guardian;
+mod plans;
 mod programs;
 
 use std::{
@@ -117,7 +119,7 @@ impl Postgres {
         let mut connection = self.connect("postgres").await.expect("the server can be reached");
         let create = format!("CREATE DATABASE {name}");
         sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database can be made");
-        Database { addr: self.addr(), name }
+        Database { addr: self.addr(), name, log: self.log_file() }
     }
 
     /// Ends it as a crash would: every process of it is gone at once (SIGKILL), whatever it was doing.
@@ -244,6 +246,8 @@ impl Drop for Postgres {
 pub struct Database {
     addr: SocketAddr,
     name: String,
+    /// The server's.
+    log: PathBuf,
 }
 
 impl Database {

@@ -96,3 +96,20 @@ async fn a_server_and_its_folder_go_with_the_process_that_started_it() {
     eventually(PATIENCE, async || !Path::new(&folder).exists()).await;
     assert!(PgConnection::connect(&url(addr, "postgres")).await.is_err(), "nobody listens");
 }
+
+#[tokio::test]
+async fn a_table_that_is_read_from_end_to_end_is_named_with_the_statement() {
+    let database = Postgres::shared().await.database().await;
+    database.log_plans().await;
+    let mut connection = database.connect().await;
+    for statement in [
+        "CREATE TABLE things (id bigint PRIMARY KEY, name text)",
+        "INSERT INTO things SELECT n, 'thing ' || n FROM generate_series(1, 10000) n",
+        "ANALYZE things",
+        "SELECT name FROM things WHERE id = 7",
+        "SELECT id FROM things WHERE name = 'thing 7'",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    assert_eq!(database.sequential_scans(), ["things: SELECT id FROM things WHERE name = 'thing 7'"]);
+}
