@@ -7,6 +7,7 @@
 //! | [`postgres`] | [`PgDb`]: one service's schema in a database that replicas share, one tenant at a time |
 //! | [`error`] | [`StoreError`], and [`classify`]: what an SQL error means, whatever the backend |
 //! | [`audit`] | the audit chain: sealing, verification, and its storage in memory, SQLite and PostgreSQL |
+//! | [`transfer`] | moving what an embedded store holds into PostgreSQL |
 //! | [`time`] | how instants are stored: whole microseconds, UTC |
 
 #![warn(missing_docs)]
@@ -16,6 +17,7 @@ pub mod error;
 pub mod postgres;
 pub mod sqlite;
 pub mod time;
+pub mod transfer;
 
 pub use error::{SqlErrorClass, StoreError, classify};
 pub use postgres::{PgDb, PgOpenError};

@@ -199,12 +199,22 @@ impl PgDb {
     }
 }
 
-/// Lets the rest of the transaction see and change the rows of another tenant; for a change that reaches into several.
+/// A connection of the schema's owner, for what changes it as a whole.
+pub(crate) async fn connect_as_migrator(
+    settings: &DatabaseSettings,
+    schema: &Schema,
+) -> Result<PgConnection, PgOpenError> {
+    connect::connect(&Target::of(settings)?.as_migrator(schema)).await.map_err(PgOpenError::Connect)
+}
+
+/// Lets the rest of the transaction see and change the rows of another tenant, once no other write of that tenant is under way;
+/// for a change that reaches into several. Those who turn to several do so in the order of their ids; where two wait for each
+/// other all the same, the database ends one, which is done again.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn turn_to(conn: &mut PgConnection, org: &OrgId) -> Result<(), sqlx::Error> {
-    set_tenant(conn, org.as_str()).await
+    transact::turn_to(conn, org).await
 }
 
 /// Lets the rest of the transaction read the rows of every tenant, and change none.
@@ -212,10 +222,5 @@ pub async fn turn_to(conn: &mut PgConnection, org: &OrgId) -> Result<(), sqlx::E
 /// # Errors
 /// When the database fails.
 pub async fn turn_to_every(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    set_tenant(conn, transact::EVERY_TENANT).await
-}
-
-async fn set_tenant(conn: &mut PgConnection, tenant: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT set_config('pulse.tenant', $1, true)").bind(tenant).execute(conn).await?;
-    Ok(())
+    transact::turn_to_every(conn).await
 }

@@ -91,6 +91,11 @@ impl SqliteDb {
         self.0.writer.run(work).await
     }
 
+    /// The read-only connections, for what reads whole tables one row after the other.
+    pub(crate) fn readers(&self) -> SqlitePool {
+        self.0.readers.clone()
+    }
+
     /// Whether the database can be used: the file is still the one that was opened, can be read, and takes a
     /// durable write.
     ///

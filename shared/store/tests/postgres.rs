@@ -261,7 +261,8 @@ async fn two_that_deadlock_both_succeed() {
         .await
     };
     let (one, two) = tokio::join!(crossing(&acme, &other), crossing(&other, &acme));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     let mut superuser = database.connect().await;
     let counts: Vec<i64> = sqlx::query_scalar("SELECT count FROM pulse_lifecycle.things")
         .fetch_all(&mut superuser)
@@ -463,7 +464,8 @@ async fn a_network_that_swallows_everything_is_given_up_on_and_found_again() {
         let acme = org("acme");
         tokio::join!(names(&db, Scope::Tenant(&acme)), insert(&db, "acme", "two"), db.ping())
     };
-    let (read, written, pinged) = timeout(Duration::from_secs(9), tries).await.expect("nothing hangs");
+    let (read, written, pinged) =
+        timeout(Duration::from_secs(9), Box::pin(tries)).await.expect("nothing hangs");
     assert!(read.unwrap_err().is_transient() && pinged.unwrap_err().is_transient());
     assert!(written.unwrap_err().is_transient());
     proxy.heal().await;
@@ -480,9 +482,9 @@ async fn a_server_that_restarts_is_told_and_found_again() {
     insert(&db, "acme", "one").await.unwrap();
     for crash in [false, true] {
         if crash {
-            server.kill().await
+            server.kill().await;
         } else {
-            server.stop().await
+            server.stop().await;
         }
         assert!(insert(&db, "acme", "two").await.unwrap_err().is_transient());
         assert!(names(&db, Scope::EveryTenant).await.unwrap_err().is_transient());

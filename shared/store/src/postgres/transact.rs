@@ -156,7 +156,7 @@ impl Inner {
         let before_commit = async {
             let conn = session.conn()?;
             run(conn, begin("READ COMMITTED", org.map(OrgId::as_str))).await.map_err(StoreError::from)?;
-            let transaction = self.enter(conn, org).await.map_err(StoreError::from)?;
+            let transaction = enter(conn, org).await.map_err(StoreError::from)?;
             let answer = work(input, &mut *conn).await;
             Ok::<_, E>((answer, transaction))
         };
@@ -178,25 +178,6 @@ impl Inner {
             }
             Err(error) if is_certainly_rolled_back(&error) => Err(aborted(error).into()),
             Err(error) => Err(Ended::CutOff { answer, transaction, error }),
-        }
-    }
-
-    /// Waits until no other write of the tenant is under way, and gives the transaction its id.
-    async fn enter(&self, conn: &mut PgConnection, org: Option<&OrgId>) -> Result<i64, sqlx::Error> {
-        match org {
-            None => sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(conn).await,
-            Some(org) => {
-                let mut name = self.schema.name.to_owned();
-                name.push('/');
-                name.push_str(org.as_str());
-                sqlx::query_scalar(
-                    "SELECT pg_current_xact_id()::text::bigint
-                     FROM pg_advisory_xact_lock(hashtextextended($1, 0))",
-                )
-                .bind(name)
-                .fetch_one(conn)
-                .await
-            }
         }
     }
 
@@ -297,6 +278,38 @@ impl Tries {
         let pause = PAUSE.saturating_mul(1 << self.failed.min(16)).min(LONGEST_PAUSE);
         pause / 2 + (pause / 2).mul_f64(f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX))
     }
+}
+
+/// The lock that lets one write of a tenant through at a time, in one service. It ends with the transaction.
+macro_rules! lock {
+    () => {
+        "pg_advisory_xact_lock(hashtextextended(current_schema() || '/' || $1, 0))"
+    };
+}
+
+/// Waits until no other write of the tenant is under way, and gives the transaction its id.
+async fn enter(conn: &mut PgConnection, org: Option<&OrgId>) -> Result<i64, sqlx::Error> {
+    match org {
+        None => sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(conn).await,
+        Some(org) => {
+            sqlx::query_scalar(concat!("SELECT pg_current_xact_id()::text::bigint FROM ", lock!()))
+                .bind(org.as_str())
+                .fetch_one(conn)
+                .await
+        }
+    }
+}
+
+/// Waits until no other write of the tenant is under way, and lets the rest of the transaction see and change its rows.
+pub(super) async fn turn_to(conn: &mut PgConnection, org: &OrgId) -> Result<(), sqlx::Error> {
+    let turn = concat!("SELECT set_config('pulse.tenant', $1, true) FROM ", lock!());
+    sqlx::query(turn).bind(org.as_str()).execute(conn).await.map(|_| ())
+}
+
+/// Lets the rest of the transaction see the rows of every tenant.
+pub(super) async fn turn_to_every(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let turn = "SELECT set_config('pulse.tenant', $1, true)";
+    sqlx::query(turn).bind(EVERY_TENANT).execute(conn).await.map(|_| ())
 }
 
 /// The statements that begin a transaction, in one message.
