@@ -1,26 +1,16 @@
-//! Billing states: read, set, edited by hand, and what they grant.
-
-use std::fs;
+//! Billing states: read, set, and what they grant.
 
 use pulse_proto::billing::v1::{
     BillingState, EntitlementSource, GetBillingStateRequest, GetEntitlementsRequest, GetEntitlementsResponse,
     SetBillingStateRequest, SubscriptionState,
 };
-use pulse_testkit::{
-    eventually,
-    system::{Plan, System, grpc::rejection, rest::time},
-};
+use pulse_testkit::system::{Plan, System, grpc::rejection, rest::time};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::{PASSWORD, SOON};
+use crate::PASSWORD;
 
-in_both_shapes!(
-    an_operator_reads_and_sets_it,
-    grpc_reads_and_sets_it,
-    the_file_is_the_truth,
-    it_decides_what_is_granted
-);
+in_every_shape!(an_operator_reads_and_sets_it, grpc_reads_and_sets_it, it_decides_what_is_granted);
 
 async fn an_operator_reads_and_sets_it(plan: Plan) {
     let system = plan.start().await;
@@ -49,11 +39,9 @@ async fn an_operator_reads_and_sets_it(plan: Plan) {
     for field in ["subscription_state", "plan_version", "capabilities", "limits", "meters_enabled"] {
         assert_eq!(read.json()[field], paid[field], "{field}");
     }
-    let file: Value =
-        serde_json::from_str(&fs::read_to_string(system.billing_file(org_id, "billing.json")).unwrap())
-            .unwrap();
+    let kept = system.stored_billing_state(org_id).await.unwrap();
     assert_eq!(
-        (&file["subscription_state"], &file["limits"]),
+        (&kept["subscription_state"], &kept["limits"]),
         (&json!("active"), &json!({ "max_nodes": 250 }))
     );
 
@@ -94,8 +82,8 @@ async fn an_operator_reads_and_sets_it(plan: Plan) {
     let newest_first =
         events.windows(2).all(|pair| time(&pair[0]["occurred_at"]) >= time(&pair[1]["occurred_at"]));
     assert!(newest_first, "{events:?}");
-    let log = fs::read_to_string(system.billing_file(org_id, "billing-audit.jsonl")).unwrap();
-    assert!(log.lines().count() >= 4 && log.lines().all(|line| line.starts_with('{')), "{log}");
+    let kept = system.stored_billing_audit(org_id).await;
+    assert!(kept.len() >= 4 && kept.iter().all(Value::is_object), "{kept:?}");
 
     let default = viewer.billing_state("default").await.expect(200).json();
     assert_eq!(default["subscription_state"], "trial", "what is not stored is a trial");
@@ -127,43 +115,10 @@ async fn grpc_reads_and_sets_it(plan: Plan) {
     assert_eq!((missing.code, &*missing.reason), (Code::NotFound, "ORG_NOT_FOUND"));
 }
 
-async fn entitlements(system: &System, org_id: &str) -> GetEntitlementsResponse {
+/// What a tenant is granted now.
+pub(crate) async fn entitlements(system: &System, org_id: &str) -> GetEntitlementsResponse {
     let request = GetEntitlementsRequest { org_id: org_id.to_owned() };
     system.entitlements().get_entitlements(request).await.unwrap().into_inner()
-}
-
-async fn the_file_is_the_truth(plan: Plan) {
-    let system = plan.set("PULSE_ENTITLEMENT_REFRESH", "1s").start().await;
-    let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
-    let path = system.billing_file(org_id, "billing.json");
-    let original = fs::read_to_string(&path).unwrap();
-
-    let edited = original.replacen(r#""trial""#, r#""expired""#, 1);
-    assert_ne!(edited, original);
-    fs::write(&path, &edited).unwrap();
-    eventually(SOON, async || {
-        system.admin().billing_state(org_id).await.json()["subscription_state"] == "expired"
-    })
-    .await;
-    eventually(SOON, async || {
-        entitlements(&system, org_id).await.subscription_state() == SubscriptionState::Expired
-    })
-    .await;
-
-    fs::write(&path, "{ not json").unwrap();
-    let unreadable = eventually(SOON, async || {
-        let answer = system.admin().billing_state(org_id).await;
-        (answer.status == 500).then_some(answer)
-    })
-    .await;
-    assert_eq!(unreadable.json()["code"], "stored_state_unreadable", "{unreadable}");
-    let refused =
-        system.admin().set_billing_state(org_id, json!({ "subscription_state": "active" }), None).await;
-    assert_eq!(refused.status, 500, "{refused}");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "{ not json", "never overwritten");
-    assert!(system.log().contains(org_id.as_str()), "the file is named");
-    let known = entitlements(&system, org_id).await;
-    assert_eq!(known.subscription_state(), SubscriptionState::Expired, "the last known state goes on");
 }
 
 async fn it_decides_what_is_granted(plan: Plan) {

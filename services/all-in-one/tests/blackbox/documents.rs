@@ -125,7 +125,7 @@ async fn every_setting_of_the_readme_exists_and_every_one_is_listed() {
         known.extend(settings_in(&system.own_program(program, &["--help"]).await.ok()));
     }
     assert!(known.len() > 20, "{known:?}");
-    let not_accepted = ["PULSE_DATABASE_URL", "PULSE_TLS_CERT", "PULSE_TLS_KEY", "PULSE_TLS_CLIENT_CA"];
+    let not_accepted = ["PULSE_TLS_CERT", "PULSE_TLS_KEY", "PULSE_TLS_CLIENT_CA"];
     known.retain(|name| !not_accepted.contains(&&**name));
     assert_eq!(listed, known);
 }

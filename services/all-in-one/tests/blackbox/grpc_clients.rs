@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::PASSWORD;
 
-in_both_shapes!(grpcurl_lists_describes_and_calls, python_reads_errors_health_and_reflection);
+in_every_shape!(grpcurl_lists_describes_and_calls, python_reads_errors_health_and_reflection);
 
 /// The gRPC services that each server lists in hosted mode, besides health and reflection.
 const SERVED: [(Service, &[&str]); 4] = [

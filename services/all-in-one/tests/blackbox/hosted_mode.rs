@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::PASSWORD;
 
-in_both_shapes!(
+in_every_shape!(
     hosted_routes_are_unknown_paths_byte_for_byte,
     hosted_rpcs_are_not_served_and_not_listed,
     internal_services_answer_all_the_same
@@ -59,7 +59,10 @@ async fn hosted_routes_are_unknown_paths_byte_for_byte(plan: Plan) {
     let unknown = raw(&system, "POST", "/no/such/path", json, &huge).await;
     assert_eq!(raw(&system, "POST", "/api/public/signup", json, &huge).await, unknown);
 
-    assert!(TcpStream::connect(system.admin_addr()).await.is_err(), "the admin listener is not opened");
+    for edge in 0..system.replicas(Service::Edge) {
+        let admin = TcpStream::connect(system.replica_admin_addr(edge)).await;
+        assert!(admin.is_err(), "the admin listener is not opened");
+    }
     let _ = system.get("/livez").await.expect(200);
     let _ = system.get("/readyz").await.expect(200);
 }

@@ -3,7 +3,7 @@
 use pulse_proto::provisioner::v1::{CheckAccessRequest, TenantRole, VerifyCredentialsRequest};
 use pulse_testkit::{
     eventually,
-    system::{Plan, System, grpc::rejection, rest::time},
+    system::{Plan, Service, System, grpc::rejection, rest::time},
 };
 use reqwest::Method;
 use serde_json::json;
@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{PASSWORD, SOON};
 
-in_both_shapes!(
+in_every_shape!(
     a_suspended_tenant_is_refused_until_it_is_not,
     a_deletion_can_be_taken_back,
     past_its_retention_nothing_is_left_anywhere
@@ -152,24 +152,25 @@ async fn past_its_retention_nothing_is_left_anywhere(plan: Plan) {
     let _ = admin.soft_delete(org_id, 0.000_01).await.expect(200);
     eventually(SOON, async || admin.organization(org_id).await.status == 404).await;
     let _ = admin.billing_state(org_id).await.expect_problem(404, "org_not_found");
-    assert!(!system.billing_file(org_id, "billing.json").exists());
-    assert!(!system.billing_folders().contains(org_id), "{:?}", system.billing_folders());
+    assert_eq!(system.stored_billing_state(org_id).await, None);
+    let with_billing = system.tenants_with_billing().await;
+    assert!(!with_billing.contains(org_id) && with_billing.contains(kept), "{with_billing:?}");
     assert_eq!(sign_in(&system, "ann.purged@example.com").await.as_deref(), Some("UNAUTHENTICATED"));
     let listed = admin.get("?page_size=1000").await.expect(200).json();
     assert!(!listed.to_string().contains(org_id.as_str()), "{listed}");
 
-    for file in ["lifecycle.db", "provisioner.db"] {
-        let mut store = system.store(file).await;
+    for service in [Service::Lifecycle, Service::Provisioner] {
+        let mut store = system.store(service).await;
         for personal in ["ann.purged@example.com", "Purged Goods"] {
             assert_eq!(
                 store.rows_with(personal).await,
                 Vec::<String>::new(),
-                "{file} still knows {personal}"
+                "{service:?} still knows {personal}"
             );
         }
         assert!(
             !store.rows_with("bob@example.com").await.is_empty(),
-            "{file}: the search finds what is there"
+            "{service:?}: the search finds what is there"
         );
     }
 

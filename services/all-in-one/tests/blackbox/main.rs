@@ -7,6 +7,7 @@
 //! | `hosted_mode` | what is not there outside hosted mode |
 //! | `operators` | who may do what, and how tokens come and go |
 //! | `billing` | billing states and what they grant |
+//! | `billing_files` | the file that a billing state is, with the embedded store |
 //! | `lifecycle` | suspension, deletion, restoration, purge |
 //! | `crash` | SIGKILL in the middle of two hundred signups |
 //! | `settings` | starts that are refused |
@@ -14,24 +15,33 @@
 //! | `grpc_clients` | grpcurl and a client in Python |
 //! | `documents` | the README's commands, the OpenAPI document |
 //!
-//! Most scenarios run twice: against the five services in one process, and against five processes.
+//! Most scenarios run three times: against the five services in one process, against five processes, and against two replicas
+//! of every service over PostgreSQL.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-/// Makes a test for each shape of the system out of scenarios that take a plan.
-macro_rules! in_both_shapes {
-    ($($scenario:ident),* $(,)?) => {
-        mod all_in_one {
+/// Makes a test for each of these shapes of the system out of scenarios that take a plan.
+macro_rules! in_shapes {
+    ([$($shape:ident),*], $scenarios:tt) => { $(in_shapes!($shape, $scenarios);)* };
+    ($shape:ident, ($($scenario:ident),* $(,)?)) => {
+        mod $shape {
             use pulse_testkit::system::System;
-            $(#[tokio::test] async fn $scenario() { super::$scenario(System::all_in_one()).await; })*
-        }
-        mod five_processes {
-            use pulse_testkit::system::System;
-            $(#[tokio::test] async fn $scenario() { super::$scenario(System::five_processes()).await; })*
+            $(#[tokio::test] async fn $scenario() { super::$scenario(System::$shape()).await; })*
         }
     };
 }
 
+/// For what is the same wherever the data is kept.
+macro_rules! in_every_shape {
+    ($($scenarios:tt)*) => { in_shapes!([all_in_one, five_processes, replicated], ($($scenarios)*)); };
+}
+
+/// For what is about the files of the embedded stores.
+macro_rules! in_embedded_shapes {
+    ($($scenarios:tt)*) => { in_shapes!([all_in_one, five_processes], ($($scenarios)*)); };
+}
+
 mod billing;
+mod billing_files;
 mod crash;
 mod documents;
 mod first_start;

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::{PASSWORD, SOON};
 
-in_both_shapes!(
+in_every_shape!(
     each_route_asks_for_its_role,
     each_rpc_asks_for_its_role,
     tokens_come_and_go_without_a_restart

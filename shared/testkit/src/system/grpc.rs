@@ -1,6 +1,6 @@
 //! gRPC clients of a system's services.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use pulse_proto::{
     billing::v1::{
@@ -89,15 +89,37 @@ pub fn rejection<T: std::fmt::Debug>(result: Result<tonic::Response<T>, Status>)
     result.expect_err("the call is refused").into()
 }
 
+/// A channel to whatever serves gRPC at `addr`; it connects when it is first used.
+///
+/// # Panics
+/// Never: every address makes a URL.
+pub fn channel(addr: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("an address makes a URL");
+    endpoint.timeout(TIMEOUT).connect_lazy()
+}
+
+/// `grpc.health.v1` at `addr`: whether `name` is being served; the empty name asks for the process.
+///
+/// # Errors
+/// Says what the answer was, when it is not.
+pub async fn health(addr: SocketAddr, name: &str) -> Result<(), String> {
+    let request = HealthCheckRequest { service: name.to_owned() };
+    let answer = HealthClient::new(channel(addr)).check(request).await;
+    match answer.map(|answer| answer.into_inner().status()) {
+        Ok(ServingStatus::Serving) => Ok(()),
+        Ok(other) => Err(format!("{name:?} is {other:?}")),
+        Err(status) => Err(format!("{name:?}: {status}")),
+    }
+}
+
 impl System {
     /// A channel to a service; it connects when it is first used.
     ///
     /// # Panics
     /// For the edge, which serves no gRPC.
     pub fn channel(&self, service: Service) -> Channel {
-        let addr = self.ports.grpc(service).addr();
-        let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("an address makes a URL");
-        endpoint.timeout(TIMEOUT).connect_lazy()
+        assert!(service != Service::Edge, "the edge serves no gRPC");
+        channel(self.addr(service))
     }
 
     /// A channel to a service whose calls carry the token of an operator who may do everything.
@@ -110,8 +132,15 @@ impl System {
     /// # Panics
     /// When the token cannot be sent.
     pub fn channel_with_token(&self, service: Service, token: &str) -> AsOperator {
-        let value = format!("Bearer {token}").parse().expect("a token is ASCII");
-        InterceptedService::new(self.channel(service), Bearer(value))
+        with_token(self.channel(service), token)
+    }
+
+    /// A channel to one process of a service, whose calls carry the token of an operator who may do everything.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn operator_channel_to_replica(&self, service: Service, replica: usize) -> AsOperator {
+        with_token(channel(self.replica_addr(service, replica)), &self.admin_token())
     }
 
     /// `pulse.signup.v1.SignupService`.
@@ -159,17 +188,16 @@ impl System {
         LifecycleAdminServiceClient::new(self.operator_channel(Service::Lifecycle))
     }
 
-    /// `grpc.health.v1`: whether `name` is being served; the empty name asks for the process.
+    /// [`health`] of a service.
     ///
     /// # Errors
-    /// Says what the answer was, when it is not.
+    /// Says what the answer was, when it is not being served.
     pub async fn health(&self, service: Service, name: &str) -> Result<(), String> {
-        let request = HealthCheckRequest { service: name.to_owned() };
-        let answer = HealthClient::new(self.channel(service)).check(request).await;
-        match answer.map(|answer| answer.into_inner().status()) {
-            Ok(ServingStatus::Serving) => Ok(()),
-            Ok(other) => Err(format!("{name:?} is {other:?}")),
-            Err(status) => Err(format!("{name:?}: {status}")),
-        }
+        health(self.addr(service), name).await
     }
+}
+
+fn with_token(channel: Channel, token: &str) -> AsOperator {
+    let value = format!("Bearer {token}").parse().expect("a token is ASCII");
+    InterceptedService::new(channel, Bearer(value))
 }

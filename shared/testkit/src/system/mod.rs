@@ -2,13 +2,15 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`plan`] | [`Plan`]: which programs, with which settings |
+//! | [`plan`] | [`Plan`]: which programs, with which settings, over which store |
 //! | [`program`] | one running program: its log, signals, starting it again |
+//! | [`listeners`] | where each process listens, and where others find it |
+//! | [`backend`] | the PostgreSQL database of a system that has one |
 //! | [`operators`] | operator tokens and their file |
 //! | [`rest`] | the REST surface: [`Visitor`], [`Admin`], [`Answer`] |
 //! | [`grpc`] | gRPC clients, and what an error says |
 //! | [`metrics`] | `/metrics`, read |
-//! | [`store`] | the files under the data folder, read from outside |
+//! | [`store`] | the stores, read from outside: the files under the data folder, or PostgreSQL |
 //! | [`tools`] | grpcurl, Python and the shell, as a user has them |
 //!
 //! ```no_run
@@ -27,7 +29,9 @@
 //! Everything a system needs is its own: ports, data, settings, tokens. It ends with the value that stands for it, and
 //! also when the test's process is killed. The logs are shown when the test fails.
 
+pub mod backend;
 pub mod grpc;
+pub mod listeners;
 pub mod metrics;
 pub mod operators;
 pub mod plan;
@@ -44,22 +48,24 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::sync::OwnedSemaphorePermit;
 
+use self::{backend::Backend, listeners::Listeners, program::Program};
 pub use self::{
     grpc::{Bearer, Rejection},
+    listeners::Listener,
     metrics::Metrics,
     operators::{Operator, Operators},
-    plan::{Plan, Shape},
+    plan::{Plan, REPLICAS, Shape},
     rest::{Admin, Answer, Visitor},
     store::Store,
 };
-use self::{plan::Ports, program::Program};
 use crate::eventually;
 
 /// How long a program may take to become ready. Debug builds on a busy machine are slow.
 pub(crate) const START: Duration = Duration::from_mins(1);
 
-/// The services, each in a program of its own in [`Shape::FiveProcesses`].
+/// The services, each in a program of its own but in [`Shape::Dev`] and [`Shape::AllInOne`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     /// REST in front.
@@ -96,11 +102,15 @@ impl Service {
 pub struct System {
     shape: Shape,
     hosted: bool,
+    // Dropped in this order: the programs end before what they use.
     programs: Vec<(Vec<Service>, Program)>,
-    ports: Ports,
+    listeners: Listeners,
+    backend: Backend,
     operators: Operators,
     http: reqwest::Client,
     dir: TempDir,
+    #[expect(dead_code, reason = "held, not used: others may start when it is dropped")]
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl System {
@@ -117,6 +127,11 @@ impl System {
     /// The five services, each in its own process.
     pub fn five_processes() -> Plan {
         Plan::new(Shape::FiveProcesses)
+    }
+
+    /// Two processes of each service behind plain TCP balancers, over PostgreSQL.
+    pub fn replicated() -> Plan {
+        Plan::new(Shape::Replicated)
     }
 
     /// The folder in which the programs run; `data` is below it.
@@ -136,20 +151,38 @@ impl System {
 
     /// The address of the public REST listener.
     pub fn public_addr(&self) -> SocketAddr {
-        self.ports.public.addr()
+        self.listeners.addr(Listener::Public)
     }
 
     /// The address of the admin REST listener.
     pub fn admin_addr(&self) -> SocketAddr {
-        self.ports.admin.addr()
+        self.listeners.addr(Listener::Admin)
     }
 
-    /// The gRPC address of a service, or the public REST address of the edge.
+    /// The gRPC address of a service, or the public REST address of the edge. Replicas are behind it in turn.
     pub fn addr(&self, service: Service) -> SocketAddr {
-        match service {
-            Service::Edge => self.public_addr(),
-            other => self.ports.grpc(other).addr(),
-        }
+        self.listeners.addr(Listener::of(service))
+    }
+
+    /// Where one process of a service itself listens; those of a replicated system are numbered from 0.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn replica_addr(&self, service: Service, replica: usize) -> SocketAddr {
+        self.listeners.own_addr(self.process_of(service, replica), Listener::of(service))
+    }
+
+    /// Where one process of the edge has its admin surface.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn replica_admin_addr(&self, replica: usize) -> SocketAddr {
+        self.listeners.own_addr(self.process_of(Service::Edge, replica), Listener::Admin)
+    }
+
+    /// How many processes serve a service.
+    pub fn replicas(&self, service: Service) -> usize {
+        self.processes_of(service).count()
     }
 
     /// The operators and their tokens file.
@@ -159,7 +192,7 @@ impl System {
 
     /// `text` with the default addresses of the contract replaced by this system's.
     pub fn with_my_addresses(&self, text: &str) -> String {
-        self.ports.settings(0).iter().fold(text.to_owned(), |text, (default, _, addr)| {
+        self.listeners.defaults().into_iter().fold(text.to_owned(), |text, (default, addr)| {
             text.replace(default, &addr.to_string())
                 .replace(&default.replace("127.0.0.1", "localhost"), &addr.to_string())
         })
@@ -170,9 +203,20 @@ impl System {
         self.programs.iter().map(|(_, program)| program.log()).collect()
     }
 
-    /// Ends the process that serves `service` at once, as a crash would.
+    /// Ends every process that serves `service` at once, as a crash would.
     pub async fn kill(&mut self, service: Service) {
-        self.program_of(service).kill().await;
+        for process in self.processes_of(service).collect::<Vec<_>>() {
+            self.programs[process].1.kill().await;
+        }
+    }
+
+    /// Ends one process of `service` at once; those of a replicated system are numbered from 0.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub async fn kill_replica(&mut self, service: Service, replica: usize) {
+        let process = self.process_of(service, replica);
+        self.programs[process].1.kill().await;
     }
 
     /// Ends every process at once.
@@ -200,43 +244,54 @@ impl System {
         self.wait_until_ready().await;
     }
 
-    fn program_of(&mut self, service: Service) -> &mut Program {
-        let found = self.programs.iter_mut().find(|(services, _)| services.contains(&service));
-        &mut found.expect("every service has a program").1
+    /// The numbers of the processes that serve a service.
+    fn processes_of(&self, service: Service) -> impl Iterator<Item = usize> {
+        let programs = self.programs.iter().enumerate();
+        programs.filter(move |(_, (services, _))| services.contains(&service)).map(|(number, _)| number)
+    }
+
+    fn process_of(&self, service: Service, replica: usize) -> usize {
+        let found = self.processes_of(service).nth(replica);
+        found.unwrap_or_else(|| panic!("{service:?} has no process {replica}"))
     }
 
     async fn wait_until_ready(&mut self) {
-        for index in 0..self.programs.len() {
-            let (services, program) = &self.programs[index];
+        for (process, (services, program)) in self.programs.iter().enumerate() {
             for service in services {
                 eventually(START, async || {
                     if let Some(code) = program.exit_code() {
                         panic!(
                             "{} ended with {code:?} instead of serving:\n{}",
-                            program.name(),
+                            program.label(),
                             program.log()
                         );
                     }
-                    self.is_ready(*service).await
+                    self.is_ready(*service, self.listeners.own_addr(process, Listener::of(*service))).await
                 })
                 .await;
             }
         }
     }
 
-    async fn is_ready(&self, service: Service) -> Result<(), String> {
-        match service {
+    /// Whether the process that serves `service` at `addr` says that it is ready.
+    ///
+    /// # Errors
+    /// Says what the answer was, when it does not.
+    pub async fn is_ready(&self, service: Service, addr: SocketAddr) -> Result<(), String> {
+        let name = match service {
             Service::Edge => {
-                let answer = self.visitor().get("/readyz").await.map_err(|error| format!("{error:#}"))?;
-                if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {answer}")) }
+                let answer = self.visitor_at(addr).get("/readyz").await;
+                let answer = answer.map_err(|error| format!("{error:#}"))?;
+                return if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {answer}")) };
             }
             // Outside hosted mode the gateway serves nothing but its health.
-            Service::SignupGateway if !self.hosted => self.health(service, "").await,
-            Service::SignupGateway => self.health(service, "pulse.signup.v1.SignupService").await,
-            Service::Provisioner => self.health(service, "pulse.provisioner.v1.AccountService").await,
-            Service::BillingState => self.health(service, "pulse.billing.v1.EntitlementService").await,
-            Service::Lifecycle => self.health(service, "pulse.lifecycle.v1.OrganizationService").await,
-        }
+            Service::SignupGateway if !self.hosted => "",
+            Service::SignupGateway => "pulse.signup.v1.SignupService",
+            Service::Provisioner => "pulse.provisioner.v1.AccountService",
+            Service::BillingState => "pulse.billing.v1.EntitlementService",
+            Service::Lifecycle => "pulse.lifecycle.v1.OrganizationService",
+        };
+        grpc::health(addr, name).await
     }
 
     /// The token of an operator who may do everything: of the tokens file, or the one that `dev` made.
@@ -247,7 +302,9 @@ impl System {
                 let token = fs::read_to_string(&path).expect("dev writes data/admin-token");
                 token.trim().to_owned()
             }
-            Shape::AllInOne | Shape::FiveProcesses => self.operators.token("olga").to_owned(),
+            Shape::AllInOne | Shape::FiveProcesses | Shape::Replicated => {
+                self.operators.token("olga").to_owned()
+            }
         }
     }
 }

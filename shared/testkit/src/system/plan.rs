@@ -1,9 +1,14 @@
-//! Which programs make a system, and with which settings.
+//! Which programs make a system, with which settings, and where they keep their data.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    thread,
+};
 
-use super::{Operators, Service, System, program::Program};
-use crate::ports::Port;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Operators, Service, System, backend::Backend, listeners::Listeners, program::Program};
 
 /// How the five services are spread over processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,77 +19,88 @@ pub enum Shape {
     AllInOne,
     /// A process for each service.
     FiveProcesses,
+    /// [`REPLICAS`] processes for each service, behind balancers.
+    Replicated,
+}
+
+/// How many processes of each service there are in [`Shape::Replicated`].
+pub const REPLICAS: usize = 2;
+
+/// Where the programs keep their data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// In the folder of the system.
+    Embedded,
+    /// In a database of the PostgreSQL server that all tests of this process share.
+    SharedPostgres,
+    /// In a database of a PostgreSQL server of its own.
+    OwnPostgres,
 }
 
 /// A system that is not running yet.
 #[derive(Debug, Clone)]
 pub struct Plan {
     shape: Shape,
+    keep: Keep,
     settings: BTreeMap<String, String>,
 }
 
-/// The ports of a system, held until it is dropped.
+/// One process of a system.
 #[derive(Debug)]
-pub(super) struct Ports {
-    pub(super) public: Port,
-    pub(super) admin: Port,
-    gateway: Port,
-    provisioner: Port,
-    billing: Port,
-    lifecycle: Port,
-    /// One for each process.
-    metrics: Vec<Port>,
+pub(super) struct Process {
+    program: &'static str,
+    args: &'static [&'static str],
+    /// What its log is called by.
+    label: String,
+    pub(super) services: Vec<Service>,
 }
 
-impl Ports {
-    fn reserve(processes: usize) -> Self {
-        Self {
-            public: Port::reserve(),
-            admin: Port::reserve(),
-            gateway: Port::reserve(),
-            provisioner: Port::reserve(),
-            billing: Port::reserve(),
-            lifecycle: Port::reserve(),
-            metrics: (0..processes).map(|_| Port::reserve()).collect(),
+impl Shape {
+    fn processes(self) -> Vec<Process> {
+        let all = |args| Process {
+            program: "pulse-hosted",
+            args,
+            label: "pulse-hosted".to_owned(),
+            services: Service::ALL.to_vec(),
+        };
+        let one = |service: Service, label: String| Process {
+            program: service.program(),
+            args: &[],
+            label,
+            services: vec![service],
+        };
+        match self {
+            Self::Dev => vec![all(&["dev"])],
+            Self::AllInOne => vec![all(&["serve"])],
+            Self::FiveProcesses => {
+                Service::ALL.into_iter().map(|service| one(service, service.program().to_owned())).collect()
+            }
+            Self::Replicated => {
+                let replicas = |service: Service| {
+                    (0..REPLICAS).map(move |index| one(service, format!("{}-{index}", service.program())))
+                };
+                Service::ALL.into_iter().flat_map(replicas).collect()
+            }
         }
-    }
-
-    pub(super) fn grpc(&self, service: Service) -> &Port {
-        match service {
-            Service::Edge => panic!("the edge serves no gRPC"),
-            Service::SignupGateway => &self.gateway,
-            Service::Provisioner => &self.provisioner,
-            Service::BillingState => &self.billing,
-            Service::Lifecycle => &self.lifecycle,
-        }
-    }
-
-    pub(super) fn metrics(&self) -> impl Iterator<Item = SocketAddr> {
-        self.metrics.iter().map(Port::addr)
-    }
-
-    /// For each listener of the process of that number: its default, its setting, and its address here.
-    pub(super) fn settings(&self, process: usize) -> [(&'static str, &'static str, SocketAddr); 7] {
-        [
-            ("127.0.0.1:8080", "PULSE_EDGE_PUBLIC_ADDR", self.public.addr()),
-            ("127.0.0.1:8081", "PULSE_EDGE_ADMIN_ADDR", self.admin.addr()),
-            ("127.0.0.1:50051", "PULSE_SIGNUP_GATEWAY_ADDR", self.gateway.addr()),
-            ("127.0.0.1:50052", "PULSE_PROVISIONER_ADDR", self.provisioner.addr()),
-            ("127.0.0.1:50053", "PULSE_BILLING_STATE_ADDR", self.billing.addr()),
-            ("127.0.0.1:50054", "PULSE_LIFECYCLE_ADDR", self.lifecycle.addr()),
-            ("127.0.0.1:9091", "PULSE_METRICS_ADDR", self.metrics[process].addr()),
-        ]
     }
 }
+
+/// Ten processes start at once in [`Shape::Replicated`]; a machine takes only so many systems of that kind.
+static ROOM: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Arc::new(Semaphore::new((cores / 4).max(1)))
+});
 
 impl Plan {
     /// A system of that shape in hosted mode: `dev` with its own defaults, the others with operator tokens and the
     /// decisions that a strict start asks for.
     pub fn new(shape: Shape) -> Self {
-        let plan = Self { shape, settings: BTreeMap::new() };
+        // Only one process can have an embedded store.
+        let keep = if shape == Shape::Replicated { Keep::SharedPostgres } else { Keep::Embedded };
+        let plan = Self { shape, keep, settings: BTreeMap::new() };
         match shape {
             Shape::Dev => plan,
-            Shape::AllInOne | Shape::FiveProcesses => {
+            Shape::AllInOne | Shape::FiveProcesses | Shape::Replicated => {
                 plan.set("PULSE_HOSTED_MODE", "true").set("PULSE_SIGNUP_VERIFICATION", "none")
             }
         }
@@ -116,40 +132,62 @@ impl Plan {
         self.set("PULSE_SIGNUP_LIMIT_PER_HOUR", "1000000").set("PULSE_REQUEST_LIMIT_PER_MINUTE", "1000000")
     }
 
+    /// Keeps the data in a new database of the PostgreSQL server that all tests of this process share.
+    #[must_use]
+    pub fn over_postgres(mut self) -> Self {
+        self.keep = Keep::SharedPostgres;
+        self
+    }
+
+    /// Keeps the data in PostgreSQL, on a server that no other test uses and that the programs reach through a proxy: it can
+    /// be stopped, killed and cut off.
+    #[must_use]
+    pub fn over_own_postgres(mut self) -> Self {
+        self.keep = Keep::OwnPostgres;
+        self
+    }
+
     /// Starts the programs and waits until all are ready.
+    ///
+    /// A test has one replicated system at a time: a second may wait for the first to end.
     ///
     /// # Panics
     /// When one cannot be started or does not become ready; the message shows its log.
     pub async fn start(self) -> System {
+        let replicated = self.shape == Shape::Replicated;
+        let room: Option<OwnedSemaphorePermit> = if replicated {
+            Some(Arc::clone(&ROOM).acquire_owned().await.expect("the semaphore is never closed"))
+        } else {
+            None
+        };
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let operators = Operators::standard(dir.path());
-        let arrangement: Vec<(&str, &[&str], Vec<Service>)> = match self.shape {
-            Shape::Dev => vec![("pulse-hosted", &["dev"], Service::ALL.to_vec())],
-            Shape::AllInOne => vec![("pulse-hosted", &["serve"], Service::ALL.to_vec())],
-            Shape::FiveProcesses => {
-                Service::ALL.into_iter().map(|service| (service.program(), &[][..], vec![service])).collect()
-            }
-        };
-        let ports = Ports::reserve(arrangement.len());
-        let programs = (0..).zip(arrangement).map(|(process, (name, args, services))| {
-            let mut program = Program::new(name, args, dir.path());
-            for (_, setting, addr) in ports.settings(process) {
-                program.set(setting, &addr.to_string());
+        let backend = Backend::start(self.keep).await;
+        let processes = self.shape.processes();
+        let listeners = Listeners::reserve(&processes, replicated);
+        let programs = processes.into_iter().enumerate().map(|(number, process)| {
+            let mut program = Program::labelled(&process.label, process.program, process.args, dir.path());
+            for (setting, value) in listeners.settings(number) {
+                program.set(setting, &value);
             }
             if self.shape != Shape::Dev {
                 program.set("PULSE_ADMIN_TOKENS_FILE", &operators.file().to_string_lossy());
+            }
+            if let Some(url) = backend.url() {
+                program.set("PULSE_DATABASE_URL", &url);
             }
             for (name, value) in &self.settings {
                 program.set(name, value);
             }
             program.start();
-            (services, program)
+            (process.services, program)
         });
         let programs = programs.collect();
         let hosted = self.settings.get("PULSE_HOSTED_MODE").is_none_or(|value| value == "true");
         // Straight to this machine, whatever proxy the environment names.
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS can be made");
-        let mut system = System { shape: self.shape, hosted, programs, ports, operators, http, dir };
+        let mut system =
+            System { shape: self.shape, hosted, programs, listeners, backend, operators, http, dir, room };
         system.wait_until_ready().await;
         system
     }

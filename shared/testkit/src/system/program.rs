@@ -28,6 +28,7 @@ const SHOWN_LINES: usize = 150;
 #[derive(Debug)]
 pub struct Program {
     name: String,
+    label: String,
     args: Vec<String>,
     settings: BTreeMap<String, String>,
     folder: PathBuf,
@@ -38,19 +39,25 @@ pub struct Program {
 impl Program {
     /// The program of that name, such as `pulse-hosted`, to run in `folder`.
     pub fn new(name: &str, args: &[&str], folder: &Path) -> Self {
+        Self::labelled(name, name, args, folder)
+    }
+
+    /// One of several in the same folder, which `label` and its log's name tell apart.
+    pub fn labelled(label: &str, name: &str, args: &[&str], folder: &Path) -> Self {
         Self {
             name: name.to_owned(),
+            label: label.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             settings: BTreeMap::new(),
             folder: folder.to_owned(),
-            log: folder.join(format!("{name}.log")),
+            log: folder.join(format!("{label}.log")),
             child: Mutex::default(),
         }
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// What it is called by: its name, unless there are several of that name.
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// Sets an environment variable for the next start.
@@ -69,7 +76,8 @@ impl Program {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log can be written");
         let mut command = self.command();
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
-        let child = spawn(command).unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.name));
+        let child =
+            spawn(command).unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.label));
         *self.lock() = Some(child);
     }
 
@@ -79,7 +87,7 @@ impl Program {
     /// # Panics
     /// When it does not end.
     pub async fn run_to_end(&mut self) -> (Option<i32>, String) {
-        let errors = self.folder.join(format!("{}.stderr", self.name));
+        let errors = self.folder.join(format!("{}.stderr", self.label));
         let mut command = self.command();
         command.stdout(Stdio::null()).stderr(File::create(&errors).expect("a file can be written"));
         *self.lock() = Some(spawn(command).expect("the program can be started"));
@@ -160,7 +168,7 @@ impl Drop for Program {
             let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
             #[expect(clippy::print_stderr, reason = "this is how a failed test shows what happened")]
             {
-                eprintln!("--- the end of the log of {}\n{}", self.name, shown.join("\n"));
+                eprintln!("--- the end of the log of {}\n{}", self.label, shown.join("\n"));
             }
         }
     }

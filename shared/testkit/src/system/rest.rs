@@ -1,6 +1,9 @@
 //! The REST surface, as its users see it.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
@@ -150,7 +153,12 @@ impl Visitor {
 impl System {
     /// A stranger at the public listener, who comes from 127.0.0.1.
     pub fn visitor(&self) -> Visitor {
-        Visitor { http: self.http.clone(), base: format!("http://{}", self.public_addr()) }
+        self.visitor_at(self.public_addr())
+    }
+
+    /// A stranger at another address, such as that of one process of the edge.
+    pub fn visitor_at(&self, addr: SocketAddr) -> Visitor {
+        Visitor { http: self.http.clone(), base: format!("http://{addr}") }
     }
 
     /// A stranger who comes from another address of this machine, such as 127.0.0.2.
@@ -198,6 +206,14 @@ impl System {
     /// The admin surface, for an operator who may do everything.
     pub fn admin(&self) -> Admin {
         self.admin_with(Some(&self.admin_token()))
+    }
+
+    /// The admin surface of one process of the edge, for an operator who may do everything.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn admin_at_replica(&self, replica: usize) -> Admin {
+        Admin { base: format!("http://{}", self.replica_admin_addr(replica)), ..self.admin() }
     }
 
     /// The admin surface, for one of the standard operators.
