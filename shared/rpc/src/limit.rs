@@ -21,6 +21,7 @@ use governor::{
 use jiff::Timestamp;
 use pulse_kernel::Clock;
 use pulse_runtime::Shutdown;
+use tokio::time::Instant;
 
 /// How many keys a limiter keeps unless told otherwise: about 10 MB of client addresses.
 pub const DEFAULT_MAX_KEYS: usize = 100_000;
@@ -37,27 +38,32 @@ pub struct Exceeded {
 
 /// So many requests per window and key: at once, and then one every `window / limit`.
 ///
+/// A share of the window is rounded up to a whole microsecond, in which databases count, so that they count alike.
+///
 /// A key is forgotten as soon as its allowance is whole again. When there are more keys than the maximum even so, those
 /// nearest to it are forgotten first: memory is bounded, and whoever used up most stays limited.
 pub struct KeyedLimiter<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, Keys<K>, KernelClock, NoOpMiddleware<Timeline>>,
+    keys: Keys<K>,
     limit: NonZeroU32,
     window: Duration,
+    every: Duration,
 }
 
 impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// Admits `limit` requests per `window` and key; remembers at most `max_keys`.
     pub fn new(limit: NonZeroU32, window: Duration, max_keys: usize, clock: Arc<dyn Clock>) -> Self {
-        let every = (window / limit.get()).max(Duration::from_nanos(1));
+        let every = share(limit, window);
         let quota =
             Quota::with_period(every).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(limit);
         let keys = Keys {
-            tats: Mutex::default(),
+            tats: Arc::default(),
             max: max_keys.max(1),
             clock: Arc::clone(&clock),
             start: clock.now(),
         };
-        Self { limiter: RateLimiter::new(quota, keys, KernelClock(clock)), limit, window }
+        let limiter = RateLimiter::new(quota, keys.clone(), KernelClock(clock));
+        Self { limiter, keys, limit, window, every }
     }
 
     /// Counts a request of `key`.
@@ -70,6 +76,36 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
             .map_err(|until| Exceeded { retry_after: until.wait_time_from(self.limiter.clock().now()) })
     }
 
+    /// Whether a request of `key` would be admitted now; counts none.
+    ///
+    /// # Errors
+    /// When it would be one too many.
+    pub fn look(&self, key: &K) -> Result<(), Exceeded> {
+        let at_once = self.every.saturating_mul(self.limit.get() - 1);
+        let retry_after = self.whole_in(key).saturating_sub(at_once);
+        if retry_after.is_zero() { Ok(()) } else { Err(Exceeded { retry_after }) }
+    }
+
+    /// How long until the allowance of `key` is whole again.
+    pub fn whole_in(&self, key: &K) -> Duration {
+        let tat = self.keys.lock().get(key).copied().unwrap_or_default();
+        Duration::from_nanos(tat.saturating_sub(self.keys.now()))
+    }
+
+    /// Replaces what is known of `key` by what somebody knows better: when its allowance is whole again.
+    pub fn learn(&self, key: K, whole_in: Duration) {
+        let mut tats = self.keys.lock();
+        if whole_in.is_zero() {
+            tats.remove(&key);
+            return;
+        }
+        if tats.len() >= self.keys.max && !tats.contains_key(&key) {
+            self.keys.make_room(&mut tats);
+        }
+        let whole_in = u64::try_from(whole_in.as_nanos()).unwrap_or(u64::MAX);
+        tats.insert(key, self.keys.now().saturating_add(whole_in));
+    }
+
     /// How many requests the window admits.
     pub fn limit(&self) -> u32 {
         self.limit.get()
@@ -78,6 +114,11 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// The window.
     pub fn window(&self) -> Duration {
         self.window
+    }
+
+    /// The share of the window after which one more is admitted.
+    pub fn every(&self) -> Duration {
+        self.every
     }
 
     /// How many keys are remembered now.
@@ -127,9 +168,16 @@ impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
     }
 }
 
-/// When each key's allowance is whole again: its theoretical arrival time, in governor's nanoseconds.
+/// The share of the window that one request takes, in whole microseconds.
+fn share(limit: NonZeroU32, window: Duration) -> Duration {
+    let micros = window.as_nanos().div_ceil(u128::from(limit.get()) * 1000).max(1);
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+/// When each key's allowance is whole again: its theoretical arrival time, in governor's nanoseconds. Clones share it.
+#[derive(Clone)]
 struct Keys<K> {
-    tats: Mutex<HashMap<K, u64>>,
+    tats: Arc<Mutex<HashMap<K, u64>>>,
     max: usize,
     clock: Arc<dyn Clock>,
     start: Timestamp,
@@ -141,9 +189,14 @@ impl<K: Hash + Eq + Clone> Keys<K> {
         self.tats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The time, in governor's nanoseconds.
+    fn now(&self) -> u64 {
+        Timeline(self.clock.now()).duration_since(Timeline(self.start)).as_u64()
+    }
+
     /// Makes room: first what is whole again, then a quarter of the keys, those that are whole soonest.
     fn make_room(&self, tats: &mut HashMap<K, u64>) {
-        let now = Timeline(self.clock.now()).duration_since(Timeline(self.start)).as_u64();
+        let now = self.now();
         tats.retain(|_, tat| *tat > now);
         let excess = (tats.len() + 1).saturating_sub(self.max);
         if excess > 0 {
@@ -197,6 +250,26 @@ impl<K: Hash + Eq + Clone> ShrinkableKeyedStateStore<K> for Keys<K> {
 
     fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+}
+
+/// A clock that goes on evenly, whatever becomes of the machine's: right for whoever asks only how much time has passed.
+#[derive(Debug, Clone, Copy)]
+pub struct SteadyClock {
+    set_to: Timestamp,
+    at: Instant,
+}
+
+impl SteadyClock {
+    /// Sets a clock by another, once.
+    pub fn set_by(clock: &dyn Clock) -> Self {
+        Self { set_to: clock.now(), at: Instant::now() }
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        self.set_to.saturating_add(self.at.elapsed()).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -254,6 +327,16 @@ pub fn client_key(address: IpAddr) -> ClientKey {
             Some(address) => ClientKey::V4(address),
             None => ClientKey::V6Net(network(address)),
         },
+    }
+}
+
+/// As a network: `192.0.2.7/32`, `2001:db8:0:1::/64`.
+impl fmt::Display for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(address) => write!(f, "{address}/32"),
+            Self::V6Net(network) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(*network) << 64)),
+        }
     }
 }
 

@@ -80,10 +80,61 @@ fn a_clock_that_goes_back_neither_panics_nor_admits_more() {
 fn client_keys() {
     let key = |text: &str| client_key(text.parse().unwrap());
     assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+    assert_eq!(key("192.0.2.1").to_string(), "192.0.2.1/32");
+    assert_eq!(key("2001:db8:1:2:ffff::9").to_string(), "2001:db8:1:2::/64");
     assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
     assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
     assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
     assert_ne!(key("::1"), key("0.0.0.1"));
+}
+
+#[test]
+fn looking_counts_nothing_and_says_what_a_check_would() {
+    let (limiter, clock) = limiter(2, HOUR, 10);
+    for _ in 0..3 {
+        limiter.look(&1).unwrap();
+    }
+    assert!(limiter.is_empty());
+    limiter.check(&1).unwrap();
+    assert_eq!(limiter.whole_in(&1), HOUR / 2);
+    limiter.check(&1).unwrap();
+    assert_eq!(limiter.whole_in(&1), HOUR);
+    clock.advance(HOUR / 3);
+    assert_eq!(limiter.look(&1), limiter.check(&1));
+    assert_eq!(limiter.look(&1).unwrap_err().retry_after, HOUR / 6);
+    assert_eq!(limiter.whole_in(&1), HOUR * 2 / 3);
+    clock.advance(HOUR);
+    assert_eq!(limiter.whole_in(&1), Duration::ZERO);
+}
+
+#[test]
+fn what_is_learnt_takes_the_place_of_what_was_known() {
+    let (limiter, clock) = limiter(5, HOUR, 10);
+    limiter.learn(1, HOUR);
+    assert_eq!(limiter.check(&1).unwrap_err().retry_after, HOUR / 5);
+    limiter.learn(1, HOUR * 3 / 5);
+    limiter.check(&1).unwrap();
+    limiter.check(&1).unwrap();
+    assert_eq!(limiter.check(&1).unwrap_err().retry_after, HOUR / 5);
+    limiter.learn(1, Duration::ZERO);
+    assert!(limiter.is_empty());
+    for key in 0..1000 {
+        limiter.learn(key, HOUR);
+        assert!(limiter.len() <= 10);
+    }
+    clock.advance(HOUR * 2);
+    limiter.sweep();
+    assert!(limiter.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_steady_clock_goes_on_when_the_one_that_set_it_is_turned_back() {
+    let machine = ManualClock::default();
+    let (steady, began) = (SteadyClock::set_by(&machine), machine.now());
+    machine.set(Timestamp::UNIX_EPOCH);
+    assert_eq!(steady.now(), began);
+    tokio::time::advance(HOUR).await;
+    assert_eq!(steady.now(), began + HOUR);
 }
 
 proptest! {
@@ -97,14 +148,20 @@ proptest! {
     ) {
         let window = Duration::from_secs(window_secs);
         let (limiter, clock) = limiter(limit, window, 10);
-        let every = window / limit;
+        let every = limiter.every();
+        prop_assert!(every * limit >= window && every < window / limit + Duration::from_micros(1));
         let mut elapsed = Duration::ZERO;
         let mut admitted = 0_u32;
         for step in steps {
             let step = every * step / 1000;
             clock.advance(step);
             elapsed += step;
-            match limiter.check(&1) {
+            let looked = limiter.look(&1);
+            let whole_in = limiter.whole_in(&1);
+            let checked = limiter.check(&1);
+            prop_assert_eq!(looked, checked);
+            prop_assert_eq!(limiter.whole_in(&1), whole_in + if checked.is_ok() { every } else { Duration::ZERO });
+            match checked {
                 Ok(()) => admitted += 1,
                 Err(Exceeded { retry_after }) => {
                     prop_assert!(retry_after > Duration::ZERO && retry_after <= every);
