@@ -108,6 +108,7 @@ impl Config {
             endpoints: self.endpoints.clone(),
             provisioner: self.provisioner.clone(),
             password_min_length: self.password_min_length,
+            task: None,
         }
     }
 

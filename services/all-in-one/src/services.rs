@@ -62,7 +62,7 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
     lifecycle_end.spawn_service("lifecycle", serve);
     let serve = pulse_provisioner::serve(
         config.provisioner(),
-        Arc::new(provisioner),
+        provisioner,
         listeners.provisioner,
         provisioner_end.clone(),
     );

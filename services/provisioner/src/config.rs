@@ -8,7 +8,7 @@ use std::{
 
 use pulse_kernel::PasswordPolicy;
 use pulse_runtime::{
-    CommonSettings, Endpoints, Service, SettingError,
+    CommonSettings, Endpoints, Service, SettingError, Task,
     settings::{password_min_length, positive_duration},
 };
 
@@ -37,6 +37,10 @@ pub struct Config {
         value_parser = password_min_length
     )]
     pub password_min_length: usize,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
 }
 
 impl Config {
@@ -54,7 +58,7 @@ impl Config {
     }
 
     /// The file of the embedded store.
-    pub fn database(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.common.data_dir.join("provisioner.db")
     }
 }
@@ -122,6 +126,18 @@ mod tests {
         assert_eq!(config.provisioner.purge_interval, Duration::from_secs(5));
         let hashing = config.provisioner.hashing();
         assert_eq!(hashing.queue.get(), hashing.threads.get() * 64);
+    }
+
+    #[test]
+    fn it_serves_unless_it_is_told_to_migrate() {
+        let config: Config = try_parse_from(["pulse-provisioner"]).unwrap();
+        assert_eq!(config.task, None);
+        let url = "--database-url=postgres://localhost/pulse";
+        for args in [["pulse-provisioner", url, "migrate"], ["pulse-provisioner", "migrate", url]] {
+            let config: Config = try_parse_from(args).unwrap();
+            assert_eq!(config.task, Some(Task::Migrate));
+            assert!(config.common.database.database_url.is_some());
+        }
     }
 
     #[test]

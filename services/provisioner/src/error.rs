@@ -121,9 +121,7 @@ impl ServiceError for ProvisionerError {
             Self::Roles(SetRolesError::LastOwner(_)) => {
                 say(Reason::LastOwner, "the organization would be left without an owner")
             }
-            Self::Overloaded | Self::Hashing(HashingError::Overloaded) => {
-                say(Reason::Overloaded, "too many requests at once; try again").retry_after(SOON)
-            }
+            Self::Overloaded | Self::Hashing(HashingError::Overloaded) => overloaded(),
             Self::Hashing(HashingError::Malformed | HashingError::Failed) => ApiError::internal(),
             Self::Store(error) | Self::Roles(SetRolesError::Store(error)) => store(error),
         }
@@ -142,11 +140,17 @@ fn undone(cause: &Failure) -> ApiError {
 }
 
 fn store(error: &StoreError) -> ApiError {
-    if error.is_transient() {
+    if matches!(error, StoreError::Overloaded(_)) {
+        overloaded()
+    } else if error.is_transient() {
         unavailable("the store is not available; try again", SOON)
     } else {
         ApiError::internal()
     }
+}
+
+fn overloaded() -> ApiError {
+    ApiError::new(Reason::Overloaded, "too many requests at once; try again").retry_after(SOON)
 }
 
 fn unavailable(message: &str, retry_after: Duration) -> ApiError {
@@ -156,6 +160,22 @@ fn unavailable(message: &str, retry_after: Duration) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_does_not_answer_says_when_to_come_back() {
+        for (error, told) in [
+            (StoreError::Overloaded("too many wait"), Reason::Overloaded),
+            (StoreError::Unavailable("away"), Reason::Unavailable),
+            (StoreError::Ambiguous(None), Reason::Unavailable),
+            (StoreError::Sql(sqlx::Error::PoolTimedOut), Reason::Unavailable),
+            (StoreError::Sql(sqlx::Error::RowNotFound), Reason::Internal),
+            (StoreError::Panicked, Reason::Internal),
+        ] {
+            let error = ProvisionerError::Store(error).to_api();
+            assert_eq!(error.reason(), told);
+            assert_eq!(error.retry_delay().is_some(), told != Reason::Internal, "{told:?}");
+        }
+    }
 
     #[test]
     fn a_caller_learns_its_own_mistake_and_no_more() {

@@ -114,42 +114,40 @@ impl MemoryStore {
                 tables.memberships.insert(place, Roles::from_iter([TenantRole::Owner]));
                 tables.accounts.insert(account.user_id, account);
             }
-            Effect::DeleteAccount(user_id) => {
-                let ours =
-                    tables.accounts.get(&user_id).is_some_and(|account| account.home_org_id == saga.org_id);
-                if ours {
-                    tables.delete_account(user_id);
-                }
-                tables.memberships.retain(|(org_id, _), _| *org_id != saga.org_id);
-            }
+            Effect::DeleteAccount(user_id) => self.delete_accounts(tables, saga, Some(user_id)),
             Effect::DeleteTenant => {
-                let home = &saga.org_id;
-                let ids: Vec<_> = tables
-                    .accounts
-                    .values()
-                    .filter(|account| account.home_org_id == *home)
-                    .map(|account| account.user_id)
-                    .collect();
-                let guests: Vec<_> = tables
-                    .memberships
-                    .iter()
-                    .filter(|((org_id, user_id), _)| org_id != home && ids.contains(user_id))
-                    .map(|((org_id, user_id), roles)| {
-                        removal_record(org_id.clone(), *user_id, roles, saga.updated_at)
-                    })
-                    .collect();
-                for record in guests {
-                    self.append(tables, record);
-                }
-                for user_id in ids {
-                    tables.delete_account(user_id);
-                }
-                tables.memberships.retain(|(org_id, _), _| org_id != home);
-                tables.audit.delete(home);
-                tables.sagas.remove(&SagaId::provision(home.clone()));
+                self.delete_accounts(tables, saga, None);
+                tables.audit.delete(&saga.org_id);
+                tables.sagas.remove(&SagaId::provision(saga.org_id.clone()));
             }
         }
         Ok(())
+    }
+
+    /// Deletes the accounts of the saga's tenant, all of them or one, with their roles anywhere, and all roles in the tenant.
+    fn delete_accounts(&self, tables: &mut Tables, saga: &Saga, only: Option<UserId>) {
+        let home = &saga.org_id;
+        let ids: Vec<_> = tables
+            .accounts
+            .values()
+            .filter(|account| account.home_org_id == *home && only.is_none_or(|only| only == account.user_id))
+            .map(|account| account.user_id)
+            .collect();
+        let guests: Vec<_> = tables
+            .memberships
+            .iter()
+            .filter(|((org_id, user_id), _)| org_id != home && ids.contains(user_id))
+            .map(|((org_id, user_id), roles)| {
+                removal_record(org_id.clone(), *user_id, roles, saga.updated_at)
+            })
+            .collect();
+        for record in guests {
+            self.append(tables, record);
+        }
+        for user_id in ids {
+            tables.delete_account(user_id);
+        }
+        tables.memberships.retain(|(org_id, _), _| org_id != home);
     }
 }
 

@@ -4,10 +4,14 @@
 //! |---|---|
 //! | here | [`Store`]: one method is one transaction |
 //! | [`sqlite`] | the embedded store |
+//! | [`postgres`] | the store for more than one machine |
+//! | `rows` | rows to and from domain types, for both |
 //! | [`memory`] | a model of it in memory, with faults that can be injected |
 //! | `conformance` | the tests that every store passes |
 
 pub mod memory;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -27,6 +31,7 @@ use crate::{
 };
 
 pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 /// The name of this service in audit records of what it does on its own.
@@ -62,11 +67,11 @@ pub enum Effect {
     None,
     /// The owner's account and its role come to be.
     InsertAccount(Account),
-    /// The account that this saga made goes, if it is there.
+    /// The account that this saga made goes, if it is there, with all its roles anywhere, and all roles in its tenant. Roles in
+    /// other tenants that go leave a record in the audit chains of those.
     DeleteAccount(UserId),
-    /// Everything about the tenant goes, but the journal row itself: its accounts with all their roles anywhere, all
-    /// roles in it, its audit chain, the journal of its provisioning. Roles in other tenants that go leave a record
-    /// in the audit chains of those.
+    /// Everything about the tenant goes, but the journal row itself: its accounts as above, its audit chain, the journal of its
+    /// provisioning.
     DeleteTenant,
     /// The journal row itself goes.
     Forget,
@@ -258,14 +263,14 @@ fn roles_record(change: &RoleChange, before: &Roles) -> AuditDraft {
     }
 }
 
-/// The record, in another tenant, of roles that go because the account's own tenant is purged.
+/// The record, in another tenant, of roles that go because the account's own tenant does.
 fn removal_record(org_id: OrgId, user_id: UserId, before: &Roles, at: Timestamp) -> AuditDraft {
     AuditDraft {
         org_id,
         at,
         actor: SERVICE_ACTOR.to_owned(),
         action: "account_roles_changed".to_owned(),
-        reason: Some("the account was purged with its own tenant".to_owned()),
+        reason: Some("the account went with its own tenant".to_owned()),
         before: Some(roles_json(user_id, before)),
         after: Some(roles_json(user_id, &Roles::default())),
         request_id: None,

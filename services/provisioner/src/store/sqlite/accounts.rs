@@ -4,8 +4,10 @@ use pulse_kernel::{OrgId, UserId};
 use pulse_store::time;
 use sqlx::SqliteConnection;
 
-use super::rows::{self, AccountRow};
-use crate::domain::{Account, Roles};
+use crate::{
+    domain::{Account, Roles},
+    store::rows::{self, AccountRow},
+};
 
 macro_rules! select_account {
     ($condition:literal) => {
@@ -20,7 +22,7 @@ pub(super) async fn find(
     conn: &mut SqliteConnection,
     user_id: UserId,
 ) -> Result<Option<Account>, sqlx::Error> {
-    let row: Option<AccountRow> =
+    let row: Option<AccountRow<i64>> =
         sqlx::query_as(select_account!("user_id = ?")).bind(user_id.to_string()).fetch_optional(conn).await?;
     row.map(Account::try_from).transpose()
 }
@@ -29,7 +31,7 @@ pub(super) async fn find_by_email(
     conn: &mut SqliteConnection,
     canonical: &str,
 ) -> Result<Option<Account>, sqlx::Error> {
-    let row: Option<AccountRow> =
+    let row: Option<AccountRow<i64>> =
         sqlx::query_as(select_account!("email_canonical = ?")).bind(canonical).fetch_optional(conn).await?;
     row.map(Account::try_from).transpose()
 }
@@ -93,16 +95,19 @@ pub(super) async fn delete_tenant(conn: &mut SqliteConnection, org_id: &OrgId) -
     Ok(())
 }
 
-/// The roles that a tenant's accounts have in other tenants.
+/// The roles that a tenant's accounts, all of them or one, have in other tenants.
 pub(super) async fn guests_of(
     conn: &mut SqliteConnection,
     home: &OrgId,
+    only: Option<UserId>,
 ) -> Result<Vec<(OrgId, UserId, Roles)>, sqlx::Error> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT m.org_id, m.user_id FROM memberships m JOIN accounts a ON a.user_id = m.user_id
-         WHERE a.home_org_id = ?1 AND m.org_id <> ?1 ORDER BY m.org_id, m.user_id",
+         WHERE a.home_org_id = ?1 AND m.org_id <> ?1 AND (?2 IS NULL OR m.user_id = ?2)
+         ORDER BY m.org_id, m.user_id",
     )
     .bind(home.as_str())
+    .bind(only.map(|user_id| user_id.to_string()))
     .fetch_all(&mut *conn)
     .await?;
     let mut guests = Vec::with_capacity(rows.len());

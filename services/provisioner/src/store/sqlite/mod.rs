@@ -5,11 +5,12 @@
 //! | here | opening it, and [`Store`] on its transactions |
 //! | `sagas` | the journal's statements |
 //! | `accounts` | the statements about accounts and their roles |
-//! | `rows` | rows to and from domain types |
 
 mod accounts;
-mod rows;
 mod sagas;
+
+#[cfg(test)]
+mod tests;
 
 use std::{path::Path, sync::Arc};
 
@@ -24,11 +25,11 @@ use sqlx::migrate::Migrator;
 
 use super::{
     Advance, AdvanceError, Begun, Effect, EmailHolder, RoleChange, SagaQuery, SetRolesError, Store,
-    removal_record, roles_record,
+    removal_record, roles_record, rows,
 };
 use crate::{
     domain::{Member, may_replace},
-    saga::{Saga, SagaId, SagaKind},
+    saga::{Saga, SagaId},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -118,7 +119,7 @@ impl Store for SqliteStore {
         let deletes = matches!(advance.effect, Effect::DeleteAccount(_) | Effect::DeleteTenant);
         let advanced = self
             .db
-            .write(|conn| {
+            .write(move |conn| {
                 Box::pin(async move {
                     let Advance { saga, effect, audit } = advance;
                     let advanced = match effect {
@@ -127,6 +128,16 @@ impl Store for SqliteStore {
                     };
                     if !advanced {
                         return Err(AdvanceError::Fenced);
+                    }
+                    let only = match effect {
+                        Effect::DeleteAccount(user_id) => Some(user_id),
+                        _ => None,
+                    };
+                    if deletes {
+                        for (org_id, user_id, roles) in accounts::guests_of(conn, &saga.org_id, only).await? {
+                            let record = removal_record(org_id, user_id, &roles, saga.updated_at);
+                            audit::sqlite::append(conn, record, Salt::random(&*entropy)).await?;
+                        }
                     }
                     match effect {
                         Effect::None | Effect::Forget => {}
@@ -139,10 +150,6 @@ impl Store for SqliteStore {
                             accounts::delete(conn, &saga.org_id, user_id).await?;
                         }
                         Effect::DeleteTenant => {
-                            for (org_id, user_id, roles) in accounts::guests_of(conn, &saga.org_id).await? {
-                                let record = removal_record(org_id, user_id, &roles, saga.updated_at);
-                                audit::sqlite::append(conn, record, Salt::random(&*entropy)).await?;
-                            }
                             accounts::delete_tenant(conn, &saga.org_id).await?;
                             audit::sqlite::delete(conn, &saga.org_id).await?;
                             sagas::delete_any(conn, &SagaId::provision(saga.org_id)).await?;
@@ -252,9 +259,4 @@ impl Store for SqliteStore {
             })
             .await
     }
-}
-
-/// The kind of that stored name.
-fn kind_from_name(name: &str) -> Option<SagaKind> {
-    [SagaKind::Provision, SagaKind::Purge].into_iter().find(|kind| kind.as_str() == name)
 }

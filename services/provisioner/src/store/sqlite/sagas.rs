@@ -4,10 +4,12 @@ use jiff::Timestamp;
 use pulse_store::time;
 use sqlx::{SqliteConnection, sqlite::SqliteArguments};
 
-use super::rows::{self, SagaRow};
 use crate::{
     saga::{Saga, SagaId, SagaKind, Subject},
-    store::{SagaQuery, StateFilter},
+    store::{
+        SagaQuery,
+        rows::{self, SagaRow},
+    },
 };
 
 macro_rules! select_saga {
@@ -23,7 +25,7 @@ macro_rules! select_saga {
 }
 
 pub(super) async fn find(conn: &mut SqliteConnection, id: &SagaId) -> Result<Option<Saga>, sqlx::Error> {
-    let row: Option<SagaRow> = sqlx::query_as(select_saga!("WHERE org_id = ? AND kind = ?"))
+    let row: Option<SagaRow<i64>> = sqlx::query_as(select_saga!("WHERE org_id = ? AND kind = ?"))
         .bind(id.org_id.as_str())
         .bind(id.kind.as_str())
         .fetch_optional(conn)
@@ -35,22 +37,11 @@ pub(super) async fn find_by_email(
     conn: &mut SqliteConnection,
     canonical: &str,
 ) -> Result<Option<Saga>, sqlx::Error> {
-    let row: Option<SagaRow> = sqlx::query_as(select_saga!("WHERE owner_email_canonical = ?"))
+    let row: Option<SagaRow<i64>> = sqlx::query_as(select_saga!("WHERE owner_email_canonical = ?"))
         .bind(canonical)
         .fetch_optional(conn)
         .await?;
     row.map(Saga::try_from).transpose()
-}
-
-/// The sagas of those rows. One that cannot be read is named in the log and left out: it must not hide the others, nor keep
-/// them from being taken up.
-fn readable(rows: Vec<SagaRow>) -> Vec<Saga> {
-    let sagas = rows.into_iter().filter_map(|row| {
-        let org_id = row.org_id().to_owned();
-        let read = Saga::try_from(row);
-        read.inspect_err(|error| tracing::error!(org_id, %error, "a row of the journal cannot be read")).ok()
-    });
-    sagas.collect()
 }
 
 pub(super) async fn due(
@@ -58,7 +49,7 @@ pub(super) async fn due(
     now: Timestamp,
     limit: u32,
 ) -> Result<Vec<Saga>, sqlx::Error> {
-    let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
+    let rows: Vec<SagaRow<i64>> = sqlx::query_as(select_saga!(
         "WHERE next_attempt_at <= ?1 AND (lease_until IS NULL OR lease_until <= ?1)
          ORDER BY next_attempt_at LIMIT ?2"
     ))
@@ -66,17 +57,11 @@ pub(super) async fn due(
     .bind(limit)
     .fetch_all(conn)
     .await?;
-    Ok(readable(rows))
+    Ok(rows::readable(rows))
 }
 
 pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Result<Vec<Saga>, sqlx::Error> {
-    let state = query.state.map(|state| match state {
-        StateFilter::Running => "running",
-        StateFilter::Compensating => "compensating",
-        StateFilter::Done => "done",
-        StateFilter::Undone => "undone",
-        StateFilter::Stuck => "stuck",
-    });
+    let state = query.state.map(rows::state_name);
     // Nothing is newer than the end of time, so that the first page is found like any other.
     let mut after = match &query.after {
         Some(cursor) => {
@@ -90,7 +75,7 @@ pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Resu
     // Once, but for rows that cannot be read: a page that they made shorter would pass for the last one.
     while sagas.len() < limit {
         let missing = limit - sagas.len();
-        let rows: Vec<SagaRow> = sqlx::query_as(select_saga!(
+        let rows: Vec<SagaRow<i64>> = sqlx::query_as(select_saga!(
             "WHERE (created_at, org_id, kind) < (?1, ?2, ?3)
                  AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR kind = ?5)
              ORDER BY created_at DESC, org_id DESC, kind DESC LIMIT ?6"
@@ -106,7 +91,7 @@ pub(super) async fn list(conn: &mut SqliteConnection, query: &SagaQuery) -> Resu
         let found = rows.len();
         let Some(last) = rows.last() else { break };
         after = last.position();
-        sagas.extend(readable(rows));
+        sagas.extend(rows::readable(rows));
         if found < missing {
             break;
         }

@@ -1,15 +1,17 @@
-//! Rows to and from domain types. A row that is not what was written is an error that names the column.
+//! Rows to and from domain types, in every database alike. A row that is not what was written is an error that names the
+//! column.
 
 use jiff::Timestamp;
+use jiff_sqlx::Timestamp as PgTimestamp;
 use pulse_kernel::{EmailAddress, OrgId, OrgName, Reason, UserId};
 use pulse_store::time;
 use pulse_tenant_guard::TenantRole;
 use sqlx::FromRow;
 
-use super::kind_from_name;
 use crate::{
     domain::{Account, PasswordHash},
     saga::{Claim, Direction, Failure, Lease, Progress, Saga, SagaKind, State, Step, Subject},
+    store::StateFilter,
 };
 
 /// A stored value that this program cannot have written.
@@ -45,25 +47,44 @@ pub(super) const fn claim(saga: &Saga) -> Option<&Claim> {
     }
 }
 
+/// A time as a database keeps it.
+pub(super) trait StoredTime: Clone {
+    fn instant(self) -> Result<Timestamp, sqlx::Error>;
+}
+
+/// SQLite: whole microseconds since the Unix epoch.
+impl StoredTime for i64 {
+    fn instant(self) -> Result<Timestamp, sqlx::Error> {
+        time::from_micros(self)
+    }
+}
+
+/// PostgreSQL: `timestamptz`.
+impl StoredTime for PgTimestamp {
+    fn instant(self) -> Result<Timestamp, sqlx::Error> {
+        Ok(self.to_jiff())
+    }
+}
+
 #[derive(FromRow)]
-pub(super) struct AccountRow {
+pub(super) struct AccountRow<T> {
     user_id: String,
     home_org_id: String,
     email: String,
     password_hash: String,
-    created_at: i64,
+    created_at: T,
 }
 
-impl TryFrom<AccountRow> for Account {
+impl<T: StoredTime> TryFrom<AccountRow<T>> for Account {
     type Error = sqlx::Error;
 
-    fn try_from(row: AccountRow) -> Result<Self, sqlx::Error> {
+    fn try_from(row: AccountRow<T>) -> Result<Self, sqlx::Error> {
         Ok(Self {
             user_id: user_id(&row.user_id)?,
             home_org_id: org_id(&row.home_org_id)?,
             email: EmailAddress::parse(&row.email).map_err(|_| unreadable("email"))?,
             password_hash: PasswordHash::from_phc(row.password_hash),
-            created_at: time::from_micros(row.created_at)?,
+            created_at: row.created_at.instant()?,
         })
     }
 }
@@ -82,70 +103,68 @@ pub(super) const fn state_columns(
 }
 
 #[derive(FromRow)]
-pub(super) struct SagaRow {
+pub(super) struct SagaRow<T> {
     org_id: String,
     kind: String,
     state: String,
     step: Option<String>,
     direction: Option<String>,
-    attempts: i64,
-    next_attempt_at: Option<i64>,
+    attempts: i32,
+    next_attempt_at: Option<T>,
     cause_reason: Option<String>,
     cause_message: Option<String>,
     failure_reason: Option<String>,
     failure_message: Option<String>,
     version: i64,
     lease_owner: Option<String>,
-    lease_until: Option<i64>,
+    lease_until: Option<T>,
     owner_user_id: Option<String>,
     owner_email: Option<String>,
     password_hash: Option<String>,
     org_name: Option<String>,
-    trial_ends_at: Option<i64>,
-    created_at: i64,
-    updated_at: i64,
+    trial_ends_at: Option<T>,
+    created_at: T,
+    updated_at: T,
 }
 
-impl SagaRow {
+impl<T: Clone> SagaRow<T> {
     /// The tenant, as it is stored.
     pub(super) fn org_id(&self) -> &str {
         &self.org_id
     }
 
     /// Where it stands in a list.
-    pub(super) fn position(&self) -> (i64, String, String) {
-        (self.created_at, self.org_id.clone(), self.kind.clone())
+    pub(super) fn position(&self) -> (T, String, String) {
+        (self.created_at.clone(), self.org_id.clone(), self.kind.clone())
     }
 }
 
-impl TryFrom<SagaRow> for Saga {
+impl<T: StoredTime> TryFrom<SagaRow<T>> for Saga {
     type Error = sqlx::Error;
 
-    fn try_from(row: SagaRow) -> Result<Self, sqlx::Error> {
+    fn try_from(row: SagaRow<T>) -> Result<Self, sqlx::Error> {
         Ok(Self {
             org_id: org_id(&row.org_id)?,
             progress: Progress {
                 state: state(&row)?,
                 attempts: u32::try_from(row.attempts).map_err(|_| unreadable("attempts"))?,
-                next_attempt_at: instant(row.next_attempt_at)?,
+                next_attempt_at: instant(row.next_attempt_at.clone())?,
                 cause: failure(row.cause_reason.as_deref(), row.cause_message.as_deref())?,
                 last_failure: failure(row.failure_reason.as_deref(), row.failure_message.as_deref())?,
             },
             version: row.version,
-            lease: match (&row.lease_owner, row.lease_until) {
-                (Some(owner), Some(until)) => {
-                    Some(Lease { owner: owner.clone(), until: time::from_micros(until)? })
-                }
+            lease: match (&row.lease_owner, row.lease_until.clone()) {
+                (Some(owner), Some(until)) => Some(Lease { owner: owner.clone(), until: until.instant()? }),
                 _ => None,
             },
-            created_at: time::from_micros(row.created_at)?,
-            updated_at: time::from_micros(row.updated_at)?,
+            created_at: row.created_at.clone().instant()?,
+            updated_at: row.updated_at.clone().instant()?,
             subject: subject(row)?,
         })
     }
 }
 
-fn subject(row: SagaRow) -> Result<Subject, sqlx::Error> {
+fn subject<T: StoredTime>(row: SagaRow<T>) -> Result<Subject, sqlx::Error> {
     match kind_from_name(&row.kind).ok_or_else(|| unreadable("kind"))? {
         SagaKind::Purge => Ok(Subject::Purge),
         SagaKind::Provision => {
@@ -165,7 +184,7 @@ fn subject(row: SagaRow) -> Result<Subject, sqlx::Error> {
     }
 }
 
-fn state(row: &SagaRow) -> Result<State, sqlx::Error> {
+fn state<T>(row: &SagaRow<T>) -> Result<State, sqlx::Error> {
     let step = || {
         let name = row.step.as_deref();
         Step::ALL.into_iter().find(|step| Some(step.as_str()) == name).ok_or_else(|| unreadable("step"))
@@ -187,6 +206,33 @@ fn failure(reason: Option<&str>, message: Option<&str>) -> Result<Option<Failure
     Ok(Some(Failure::new(reason, message)))
 }
 
-fn instant(micros: Option<i64>) -> Result<Option<Timestamp>, sqlx::Error> {
-    micros.map(time::from_micros).transpose()
+fn instant<T: StoredTime>(stored: Option<T>) -> Result<Option<Timestamp>, sqlx::Error> {
+    stored.map(StoredTime::instant).transpose()
+}
+
+/// The kind of that stored name.
+fn kind_from_name(name: &str) -> Option<SagaKind> {
+    [SagaKind::Provision, SagaKind::Purge].into_iter().find(|kind| kind.as_str() == name)
+}
+
+/// The sagas of those rows. One that cannot be read is named in the log and left out: it must not hide the others, nor keep
+/// them from being taken up.
+pub(super) fn readable<T: StoredTime>(rows: Vec<SagaRow<T>>) -> Vec<Saga> {
+    let sagas = rows.into_iter().filter_map(|row| {
+        let org_id = row.org_id().to_owned();
+        let read = Saga::try_from(row);
+        read.inspect_err(|error| tracing::error!(org_id, %error, "a row of the journal cannot be read")).ok()
+    });
+    sagas.collect()
+}
+
+/// The name of the states that a list shows, as stored.
+pub(super) const fn state_name(filter: StateFilter) -> &'static str {
+    match filter {
+        StateFilter::Running => "running",
+        StateFilter::Compensating => "compensating",
+        StateFilter::Done => "done",
+        StateFilter::Undone => "undone",
+        StateFilter::Stuck => "stuck",
+    }
 }
