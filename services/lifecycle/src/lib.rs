@@ -23,7 +23,7 @@ pub mod store;
 
 use std::{sync::Arc, time::Duration};
 
-use pulse_kernel::{Clock, OsEntropy, SystemClock};
+use pulse_kernel::{Clock, Entropy, OsEntropy, SystemClock};
 use pulse_proto::lifecycle::v1::{
     lifecycle_admin_service_server::LifecycleAdminServiceServer,
     organization_service_server::OrganizationServiceServer,
@@ -75,8 +75,14 @@ pub async fn serve_at(
 ) -> anyhow::Result<()> {
     let settings = config.lifecycle;
     let organizations = Organizations::new(Arc::clone(&store), clock).await?;
-    Reaper::new(organizations.clone(), settings.reaper_interval, settings.reaper_dry_run)
-        .run_in_background(&shutdown);
+    organizations.follow_others(&shutdown);
+    let reaper = Reaper::new(
+        organizations.clone(),
+        replica_id(&OsEntropy),
+        settings.reaper_interval,
+        settings.reaper_dry_run,
+    );
+    let reaper_ended = reaper.run_in_background(&shutdown);
 
     let limits = Limits {
         max_in_flight: config.common.max_in_flight.get(),
@@ -97,7 +103,19 @@ pub async fn serve_at(
         let store = Arc::clone(&probed);
         async move { store.ping().await }
     });
+    let stopping = shutdown.clone();
     let outcome = server.serve(listener, readiness, shutdown).await;
+    if stopping.is_draining() {
+        // It gives its lease back, for which it needs the store. It may have been aborted.
+        reaper_ended.await.ok();
+    }
     store.close().await;
     Ok(outcome?)
+}
+
+/// What this process calls itself among its replicas.
+fn replica_id(entropy: &dyn Entropy) -> String {
+    let mut id = [0; 8];
+    entropy.fill(&mut id);
+    format!("{:016x}", u64::from_be_bytes(id))
 }

@@ -1,6 +1,9 @@
 //! What this service counts. No label carries a tenant.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use opentelemetry::{
     KeyValue,
@@ -31,8 +34,11 @@ pub(crate) struct Metrics {
     transitions: Counter<u64>,
     active_tenants: Gauge<u64>,
     due: Gauge<u64>,
-    /// Held from reading the count to telling it, so that an older count never replaces a newer one.
-    telling: Arc<Mutex<()>>,
+    /// How often somebody asked for the number to be told.
+    asked: Arc<AtomicU64>,
+    /// How many of them have been answered. Held from reading the count to telling it, so that an older count never replaces
+    /// a newer one.
+    answered: Arc<Mutex<u64>>,
 }
 
 impl Metrics {
@@ -53,7 +59,7 @@ impl Metrics {
             .u64_gauge("pulse_hosted_reaper_due")
             .with_description("Organizations whose retention was over when the reaper last looked.")
             .build();
-        Self { transitions, active_tenants, due, telling: Arc::default() }
+        Self { transitions, active_tenants, due, asked: Arc::default(), answered: Arc::default() }
     }
 
     /// Counts a change of status.
@@ -61,11 +67,17 @@ impl Metrics {
         self.transitions.add(1, &labels(from, to));
     }
 
-    /// Tells how many tenants are active, by what the store says now.
+    /// Tells how many tenants are active, by what the store says now. One count answers all who asked before it began.
     pub(crate) async fn show_active_tenants(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let _telling = self.telling.lock().await;
+        let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut answered = self.answered.lock().await;
+        if *answered >= mine {
+            return Ok(());
+        }
+        let asked = self.asked.load(Ordering::SeqCst);
         let counts = store.counts().await?;
         self.active_tenants.record(counts.of(StatusKind::Active), &[]);
+        *answered = asked;
         Ok(())
     }
 

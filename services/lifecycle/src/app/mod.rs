@@ -17,20 +17,25 @@ pub(crate) mod tenancy;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use pulse_kernel::{Clock, OrgId};
 use pulse_rpc::RequestContext;
+use pulse_runtime::Shutdown;
 use pulse_store::{StoreError, time::truncate};
+use tokio::{sync::Notify, time::sleep};
 use tracing::Instrument as _;
 
 use self::metrics::Metrics;
 use crate::{
     domain::{Author, InvalidTransition, Organization, Removal, StatusKind, Transition},
     error::LifecycleError,
-    store::{Creation, Found, Store, Written},
+    store::{Creation, Found, Lease, Store, Written},
 };
+
+/// How long the number of active tenants may rest when others keep changing it.
+const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 
 /// How often a change is decided anew when others change the organization at the same time.
 const ATTEMPTS: usize = 8;
@@ -69,6 +74,35 @@ impl Organizations {
         let metrics = Metrics::new();
         metrics.show_active_tenants(&*store).await?;
         Ok(Self { store, clock, metrics })
+    }
+
+    /// Keeps the number of active tenants right while other replicas change organizations, until the process is told to stop.
+    pub(crate) fn follow_others(&self, shutdown: &Shutdown) {
+        let changed = Arc::new(Notify::new());
+        let told = Arc::clone(&changed);
+        self.store.follow(shutdown, Box::new(move || told.notify_one()));
+        let this = self.clone();
+        let draining = shutdown.draining();
+        shutdown.spawn("active tenants", async move {
+            let refreshing = async {
+                let mut failing = false;
+                loop {
+                    changed.notified().await;
+                    let refreshed = this.metrics.show_active_tenants(&*this.store).await;
+                    if let Err(error) = &refreshed {
+                        if !failing {
+                            tracing::warn!(%error, "the number of active tenants is not up to date");
+                        }
+                        // Until it can be counted.
+                        changed.notify_one();
+                    }
+                    failing = refreshed.is_err();
+                    // What others change meanwhile is counted at once.
+                    sleep(REFRESH_PAUSE).await;
+                }
+            };
+            tokio::select! { () = draining => {}, () = refreshing => {} }
+        });
     }
 
     /// Now, as precisely as the store keeps it.
@@ -124,17 +158,40 @@ impl Organizations {
     async fn store_change(&self, transition: Transition, author: Author) -> Result<Written, StoreError> {
         let this = self.clone();
         uncancelled(async move {
-            let (from, to) = (transition.from, transition.organization.status.kind());
-            let changed = Found::Organization(transition.organization.clone());
-            let id = transition.organization.id.clone();
-            let stored = this.store.change(transition, author).await;
-            let written = this.settle(stored, &id, &changed, Written::Done).await?;
-            if written == Written::Done {
-                this.count(from, to.as_str()).await;
-            }
-            Ok(written)
+            let stored = this.store.change(transition.clone(), author).await;
+            this.conclude(stored, transition, Written::Done).await
         })
         .await
+    }
+
+    /// As [`Organizations::store_change`], as long as the lease is held; none when it is not.
+    async fn store_change_under(
+        &self,
+        lease: Lease,
+        transition: Transition,
+        author: Author,
+    ) -> Result<Option<Written>, StoreError> {
+        let this = self.clone();
+        uncancelled(async move {
+            let stored = this.store.change_under(&lease, transition.clone(), author).await;
+            this.conclude(stored, transition, Some(Written::Done)).await
+        })
+        .await
+    }
+
+    /// Finds out whether a change was stored, and counts it if it was.
+    async fn conclude<T: PartialEq + Copy>(
+        &self,
+        stored: Result<T, StoreError>,
+        Transition { organization, from, .. }: Transition,
+        done: T,
+    ) -> Result<T, StoreError> {
+        let (id, to) = (organization.id.clone(), organization.status.kind());
+        let written = self.settle(stored, &id, &Found::Organization(organization), done).await?;
+        if written == done {
+            self.count(from, to.as_str()).await;
+        }
+        Ok(written)
     }
 
     async fn store_removal(&self, removal: Removal, author: Author) -> Result<Written, StoreError> {

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::join_all};
 use jiff::SignedDuration;
 use pulse_kernel::{EmailAddress, OrgId, OrgName, UserId};
+use pulse_runtime::Shutdown;
 use pulse_testkit::{ManualClock, SeededEntropy, eventually};
+use tokio::time::Instant;
 
 use super::{
     Organizations,
@@ -16,10 +18,13 @@ use super::{
 use crate::{
     domain::{Note, Organization, Owner, Retention, Status, StatusKind},
     error::LifecycleError,
-    store::{MemoryStore, Store, memory::Fault},
+    store::{Lease, MemoryStore, Store, memory::Fault},
 };
 
 const WAIT: Duration = Duration::from_secs(20);
+
+/// How long a reaper's lease lasts that looks every minute.
+const LEASE: Duration = Duration::from_secs(30);
 
 struct World {
     clock: ManualClock,
@@ -48,7 +53,11 @@ impl World {
     }
 
     fn reaper(&self, dry_run: bool) -> Reaper {
-        Reaper::new(self.organizations.clone(), Duration::from_mins(1), dry_run)
+        self.reaper_of("one", dry_run)
+    }
+
+    fn reaper_of(&self, owner: &str, dry_run: bool) -> Reaper {
+        Reaper::new(self.organizations.clone(), owner.to_owned(), Duration::from_mins(1), dry_run)
     }
 
     async fn kind(&self, id: &str) -> StatusKind {
@@ -163,17 +172,17 @@ async fn the_reaper_takes_what_is_due_and_nothing_else() {
     world.deleted("not-yet", 2.0).await;
     world.deleted("restored", 1.0).await;
     world.organizations.restore(order("restored"), "ann").await.unwrap();
-    let reaper = world.reaper(false);
-    assert_eq!(reaper.reap().await.unwrap(), Reaped::default());
+    let mut reaper = world.reaper(false);
+    assert_eq!(reaper.reap(|| false).await.unwrap(), Some(Reaped::default()));
 
     world.clock.advance(SignedDuration::from_hours(24));
-    assert_eq!(reaper.reap().await.unwrap(), Reaped { due: 1, begun: 1 });
+    assert_eq!(reaper.reap(|| false).await.unwrap(), Some(Reaped { due: 1, begun: 1 }));
     assert_eq!(world.kind("due").await, StatusKind::Purging);
     assert_eq!(world.kind("not-yet").await, StatusKind::PendingDeletion);
     for untouched in ["active", "restored", "default"] {
         assert_eq!(world.kind(untouched).await, StatusKind::Active);
     }
-    assert_eq!(reaper.reap().await.unwrap(), Reaped::default(), "once is enough");
+    assert_eq!(reaper.reap(|| false).await.unwrap(), Some(Reaped::default()), "once is enough");
     let last = &world.store.audit_events(&org("due"), None, 1).await.unwrap()[0];
     assert_eq!(
         (last.actor.as_str(), last.action.as_str()),
@@ -182,18 +191,71 @@ async fn the_reaper_takes_what_is_due_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_reaper_takes_more_than_one_batch_and_each_once_also_next_to_another_reaper() {
+async fn the_reaper_takes_more_than_one_batch_and_no_other_reaper_does_meanwhile() {
     let world = World::new().await;
     for number in 0..120 {
         world.deleted(&format!("org-{number}"), 1.0).await;
     }
     world.clock.advance(SignedDuration::from_hours(24));
-    assert_eq!(world.reaper(true).reap().await.unwrap(), Reaped { due: 120, begun: 0 });
-    let (one, other) = (world.reaper(false), world.reaper(false));
-    let (one, other) = tokio::join!(one.reap(), other.reap());
-    assert_eq!(one.unwrap().begun + other.unwrap().begun, 120);
+    assert_eq!(world.reaper(true).reap(|| false).await.unwrap(), Some(Reaped { due: 120, begun: 0 }));
+    let (mut one, mut other) = (world.reaper_of("one", false), world.reaper_of("other", false));
+    let (one, other) = tokio::join!(one.reap(|| false), other.reap(|| false));
+    assert_eq!((one.unwrap(), other.unwrap()), (Some(Reaped { due: 120, begun: 120 }), None));
     let counts = world.store.counts().await.unwrap();
     assert_eq!((counts.of(StatusKind::Purging), counts.of(StatusKind::PendingDeletion)), (120, 0));
+}
+
+#[tokio::test]
+async fn a_reaper_that_lost_its_lease_changes_nothing_and_is_followed_by_another() {
+    let world = World::new().await;
+    for number in 0..3 {
+        world.deleted(&format!("org-{number}"), 1.0).await;
+    }
+    world.clock.advance(SignedDuration::from_hours(24));
+    let (mut late, mut next) = (world.reaper_of("late", false), world.reaper_of("next", false));
+    let store = world.store.clone();
+    // Held up between its first purge and the second, until another has taken over.
+    let mut looks = 0;
+    let stuck = late.reap(|| {
+        looks += 1;
+        if looks == 2 {
+            let lease = Lease { name: "reaper", owner: "late".to_owned(), token: 1 };
+            store.return_lease(&lease).now_or_never().unwrap().unwrap();
+            assert!(store.take_lease("reaper", "next", LEASE).now_or_never().unwrap().unwrap().is_some());
+        }
+        false
+    });
+    assert_eq!(stuck.await.unwrap(), Some(Reaped { due: 2, begun: 1 }), "it stops where it notices");
+    assert_eq!(late.reap(|| false).await.unwrap(), None);
+    assert_eq!(next.reap(|| false).await.unwrap(), Some(Reaped { due: 2, begun: 2 }));
+    assert_eq!(world.records("org-1").await, 4, "each purge began once");
+}
+
+/// Time moves when nothing else can: nobody waits for real.
+#[tokio::test(start_paused = true)]
+async fn a_reaper_that_stops_gives_its_lease_back_and_one_that_dies_lets_it_run_out() {
+    let world = World::new().await;
+    // Takes it for no time, so that nobody is kept from it.
+    let take = || world.store.take_lease("reaper", "other", Duration::ZERO);
+    let shutdown = Shutdown::new();
+    let ended = world.reaper(false).run_in_background(&shutdown);
+    eventually(WAIT, async || take().await.unwrap().is_none()).await;
+    // It is renewed although nothing else happens.
+    for _ in 0..60 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(take().await.unwrap(), None);
+    }
+    shutdown.trigger();
+    ended.await.unwrap();
+    assert!(take().await.unwrap().is_some());
+
+    let mut dead = world.reaper(false);
+    assert!(dead.reap(|| false).await.unwrap().is_some());
+    drop(dead);
+    let begin = Instant::now();
+    eventually(Duration::from_mins(2), async || take().await.unwrap().is_some()).await;
+    let took = begin.elapsed();
+    assert!(took > Duration::from_secs(25) && took < Duration::from_secs(35), "{took:?}");
 }
 
 #[tokio::test]
@@ -201,7 +263,7 @@ async fn a_dry_run_changes_nothing() {
     let world = World::new().await;
     let deleted = world.deleted("due", 1.0).await;
     world.clock.advance(SignedDuration::from_hours(48));
-    assert_eq!(world.reaper(true).reap().await.unwrap(), Reaped { due: 1, begun: 0 });
+    assert_eq!(world.reaper(true).reap(|| false).await.unwrap(), Some(Reaped { due: 1, begun: 0 }));
     assert_eq!(world.organizations.get(&deleted.id).await.unwrap(), deleted);
 }
 
@@ -211,12 +273,13 @@ async fn a_restoration_next_to_the_reaper_wins_or_is_refused_but_never_half() {
         let world = World::new().await;
         world.deleted("acme", 1.0).await;
         world.clock.advance(SignedDuration::from_hours(24));
-        let reaper = world.reaper(false);
-        let (outcome, look) = tokio::join!(world.organizations.restore(order("acme"), "ann"), reaper.reap());
+        let mut reaper = world.reaper(false);
+        let (outcome, look) =
+            tokio::join!(world.organizations.restore(order("acme"), "ann"), reaper.reap(|| false));
         let status = world.organizations.get(&org("acme")).await.unwrap().status;
         match outcome {
-            Ok(_) => assert_eq!((status, look.unwrap().begun), (Status::Active, 0)),
-            Err(_) => assert_eq!((status.kind(), look.unwrap().begun), (StatusKind::Purging, 1)),
+            Ok(_) => assert_eq!((status, look.unwrap().unwrap().begun), (Status::Active, 0)),
+            Err(_) => assert_eq!((status.kind(), look.unwrap().unwrap().begun), (StatusKind::Purging, 1)),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! What every store has to do. `store_conformance!` makes each case a test against one backend, every time with a
 //! fresh store that holds nothing but the default organization.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use pulse_kernel::{EmailAddress, OrgId, OrgName, UserId};
 use pulse_store::audit::{AuditRecord, verify};
+use pulse_testkit::eventually;
 
-use super::{Creation, Found, QueueEntry, Store, Written};
+use super::{Creation, Found, Lease, QueueEntry, Store, Written};
 use crate::domain::{
     Author, Note, Organization, Owner, Removal, Retention, Status, StatusKind, TombstoneKind, Transition,
 };
@@ -30,6 +33,9 @@ macro_rules! store_conformance {
             organizations_are_listed_in_pages
             queues_are_in_order_and_in_pages
             tenants_are_counted
+            a_lease_has_one_holder_at_a_time
+            one_of_many_takes_a_lease
+            a_change_under_a_lease_needs_the_lease
             a_closed_store_says_so
         }
     };
@@ -62,6 +68,9 @@ pub(crate) fn new(org_id: &str, email: &str) -> Transition {
     };
     Organization::create(id(org_id), owner, OrgName::parse("Acme, Inc.").unwrap(), START)
 }
+
+/// How long a test waits for a condition.
+const WAIT: Duration = Duration::from_secs(20);
 
 fn days(days: f64) -> Retention {
     Retention::from_days(days).unwrap()
@@ -373,6 +382,79 @@ pub(crate) async fn tenants_are_counted(store: &dyn Store) {
     assert_eq!(StatusKind::ALL.map(|kind| counts.of(kind)), expected, "{counts:?}");
 }
 
+/// Long enough to last through a test.
+const LONG: Duration = Duration::from_hours(1);
+
+pub(crate) async fn a_lease_has_one_holder_at_a_time(store: &dyn Store) {
+    let take = |name, owner, lasting| async move { store.take_lease(name, owner, lasting).await.unwrap() };
+    let first = take("reaper", "one", LONG).await.unwrap();
+    assert_eq!((first.name, first.owner.as_str()), ("reaper", "one"));
+    assert_eq!(take("reaper", "two", LONG).await, None);
+    assert_eq!(take("reaper", "one", LONG).await, Some(first.clone()), "renewing it changes no token");
+    let elsewhere = take("sweeper", "two", LONG).await.unwrap();
+    assert_eq!(elsewhere.owner, "two", "another lease is another's");
+
+    // Given back, it can be taken at once, by a greater token.
+    store.return_lease(&first).await.unwrap();
+    let second = take("reaper", "two", LONG).await.unwrap();
+    assert!(second.token > first.token);
+    // Whoever had it before gives nothing back any more.
+    store.return_lease(&first).await.unwrap();
+    assert_eq!(take("reaper", "one", LONG).await, None);
+
+    // It runs out by itself; also the same owner then has a greater token.
+    let brief = take("reaper", "two", Duration::from_millis(1)).await.unwrap();
+    assert_eq!(brief, second);
+    let third = eventually(WAIT, async || take("reaper", "one", Duration::from_millis(1)).await).await;
+    assert!(third.token > second.token);
+    let fourth = eventually(WAIT, async || {
+        take("reaper", "one", Duration::from_millis(1)).await.filter(|lease| lease.token > third.token)
+    });
+    fourth.await;
+}
+
+pub(crate) async fn one_of_many_takes_a_lease(store: &dyn Store) {
+    for round in 0..5 {
+        let owners: Vec<_> = (0..10).map(|number| format!("{round}-{number}")).collect();
+        let attempts = owners.iter().map(|owner| store.take_lease("reaper", owner, LONG));
+        let taken: Vec<_> = join_all(attempts).await.into_iter().filter_map(Result::unwrap).collect();
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        assert_eq!(taken[0].token, round + 1);
+        store.return_lease(&taken[0]).await.unwrap();
+    }
+}
+
+pub(crate) async fn a_change_under_a_lease_needs_the_lease(store: &dyn Store) {
+    let active = make(store, "acme", StatusKind::Active).await;
+    let suspend = active.clone().suspend(None, START).unwrap();
+    let lease = store.take_lease("reaper", "one", LONG).await.unwrap().unwrap();
+    let forged = [
+        Lease { token: lease.token + 1, ..lease.clone() },
+        Lease { owner: "two".to_owned(), ..lease.clone() },
+        Lease { name: "sweeper", ..lease.clone() },
+    ];
+    for forged in forged {
+        assert_eq!(store.change_under(&forged, suspend.clone(), by("ann")).await.unwrap(), None);
+    }
+    assert_eq!(organization(store, "acme").await, active);
+    let done = store.change_under(&lease, suspend.clone(), by("ann")).await.unwrap();
+    assert_eq!(done, Some(Written::Done));
+    let stale = store.change_under(&lease, suspend.clone(), by("ann")).await.unwrap();
+    assert_eq!(stale, Some(Written::Stale));
+    assert_eq!(audit(store, "acme").await.len(), 3);
+
+    // One that has run out is as good as none, also while nobody else has taken it.
+    let restore = suspend.organization.clone().unsuspend(None, START).unwrap();
+    store.take_lease("reaper", "one", Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(store.change_under(&lease, restore.clone(), by("ann")).await.unwrap(), None);
+    let taken = eventually(WAIT, async || store.take_lease("reaper", "two", LONG).await.unwrap()).await;
+    assert_eq!(store.change_under(&lease, restore.clone(), by("ann")).await.unwrap(), None);
+    assert_eq!(organization(store, "acme").await, suspend.organization);
+    assert_eq!(audit(store, "acme").await.len(), 3, "what is refused leaves no record");
+    let done = store.change_under(&taken, restore, by("ann")).await.unwrap();
+    assert_eq!(done, Some(Written::Done));
+}
+
 pub(crate) async fn a_closed_store_says_so(store: &dyn Store) {
     store.ping().await.unwrap();
     store.close().await;
@@ -380,4 +462,8 @@ pub(crate) async fn a_closed_store_says_so(store: &dyn Store) {
     assert!(store.find(&id("default")).await.unwrap_err().is_transient());
     let refused = store.create(new("acme", "acme@example.com"), by("service:test")).await.unwrap_err();
     assert!(refused.is_transient());
+    assert!(store.take_lease("reaper", "one", LONG).await.unwrap_err().is_transient());
+    let lease = Lease { name: "reaper", owner: "one".to_owned(), token: 1 };
+    let suspend = new("acme", "acme@example.com");
+    assert!(store.change_under(&lease, suspend, by("ann")).await.unwrap_err().is_transient());
 }

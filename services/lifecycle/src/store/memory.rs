@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,8 +14,9 @@ use pulse_store::{
     audit::{AuditDraft, AuditRecord, Salt, memory::Chains},
     time::truncate,
 };
+use tokio::time::Instant;
 
-use super::{Counts, Creation, Found, QueueEntry, SELF, StatusChange, Store, Written};
+use super::{Counts, Creation, Found, Lease, QueueEntry, SELF, StatusChange, Store, Written};
 use crate::domain::{Author, Organization, Removal, Status, StatusKind, Tombstone, Transition};
 
 /// What goes wrong with a write.
@@ -38,6 +40,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     data: Data,
+    /// Each lease as it was last taken, and until when. Faults are for what callers ask for, and leave them alone.
+    leases: BTreeMap<&'static str, (Lease, Instant)>,
     faults: VecDeque<Fault>,
     closed: bool,
 }
@@ -86,7 +90,14 @@ impl MemoryStore {
 
     /// Does `write` as a transaction that ends with an audit record, where it makes one.
     fn write<T>(&self, write: impl FnOnce(&mut Data) -> (T, Option<AuditDraft>)) -> Result<T, StoreError> {
-        let mut state = self.lock();
+        self.write_in(&mut self.lock(), write)
+    }
+
+    fn write_in<T>(
+        &self,
+        state: &mut State,
+        write: impl FnOnce(&mut Data) -> (T, Option<AuditDraft>),
+    ) -> Result<T, StoreError> {
         let fault = state.faults.pop_front();
         if state.closed || fault == Some(Fault::Unavailable) {
             return Err(StoreError::Unavailable("the store is closed or told to be unavailable"));
@@ -109,6 +120,12 @@ impl MemoryStore {
     }
 }
 
+impl State {
+    fn is_held(&self, lease: &Lease) -> bool {
+        self.leases.get(lease.name).is_some_and(|(held, until)| held == lease && Instant::now() < *until)
+    }
+}
+
 impl Data {
     fn put(&mut self, Transition { organization, from, .. }: Transition) {
         let change = StatusChange {
@@ -127,6 +144,15 @@ impl Data {
 
     fn is_at(&self, id: &OrgId, version: i64) -> bool {
         self.organizations.get(id).is_some_and(|organization| organization.version == version)
+    }
+
+    fn change(&mut self, transition: Transition, author: Author) -> (Written, Option<AuditDraft>) {
+        if !self.is_at(&transition.organization.id, transition.expected_version()) {
+            return (Written::Stale, None);
+        }
+        let audit = transition.audit(author);
+        self.put(transition);
+        (Written::Done, Some(audit))
     }
 
     fn with_email_of(&self, new: &Organization) -> Option<&Organization> {
@@ -168,14 +194,20 @@ impl Store for MemoryStore {
     }
 
     async fn change(&self, transition: Transition, author: Author) -> Result<Written, StoreError> {
-        self.write(|data| {
-            if !data.is_at(&transition.organization.id, transition.expected_version()) {
-                return (Written::Stale, None);
-            }
-            let audit = transition.audit(author);
-            data.put(transition);
-            (Written::Done, Some(audit))
-        })
+        self.write(|data| data.change(transition, author))
+    }
+
+    async fn change_under(
+        &self,
+        lease: &Lease,
+        transition: Transition,
+        author: Author,
+    ) -> Result<Option<Written>, StoreError> {
+        let mut state = self.lock();
+        if !state.closed && !state.is_held(lease) {
+            return Ok(None);
+        }
+        self.write_in(&mut state, |data| data.change(transition, author)).map(Some)
     }
 
     async fn remove(&self, removal: Removal, author: Author) -> Result<Written, StoreError> {
@@ -263,6 +295,36 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Vec<AuditRecord>, StoreError> {
         self.read(|data| data.audit.list(id, before, limit))
+    }
+
+    async fn take_lease(
+        &self,
+        name: &'static str,
+        owner: &str,
+        lasting: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(StoreError::Unavailable("the store is closed"));
+        }
+        let last = state.leases.get(name);
+        let held = last.filter(|(last, _)| state.is_held(last)).map(|(held, _)| held);
+        if held.is_some_and(|held| held.owner != owner) {
+            return Ok(None);
+        }
+        let next = last.map_or(1, |(last, _)| last.token + 1);
+        let token = held.map_or(next, |held| held.token);
+        let lease = Lease { name, owner: owner.to_owned(), token };
+        state.leases.insert(name, (lease.clone(), Instant::now() + lasting));
+        Ok(Some(lease))
+    }
+
+    async fn return_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        if state.is_held(lease) {
+            state.leases.insert(lease.name, (lease.clone(), Instant::now()));
+        }
+        Ok(())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

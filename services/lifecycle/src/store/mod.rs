@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sqlite`] | the embedded database |
 //! | [`memory`] | a model of it for simulation and tests, with faults on demand |
+//! | `rows` | rows to domain values and back |
 //! | `conformance` | what every store has to do, as tests that run against each |
 //!
 //! One method is one transaction. A change is stored together with its audit record and its history, or not at all,
@@ -12,13 +13,15 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+mod rows;
 pub mod sqlite;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use pulse_kernel::OrgId;
+use pulse_runtime::Shutdown;
 use pulse_store::{StoreError, audit::AuditRecord};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +41,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Stores a change of an organization, if it is still at the version that the change was decided on.
     async fn change(&self, transition: Transition, author: Author) -> Result<Written, StoreError>;
+
+    /// As [`Store::change`], as long as the lease is held; none when it is not, and then nothing was stored. Nobody else gets
+    /// the lease while this is being stored.
+    async fn change_under(
+        &self,
+        lease: &Lease,
+        transition: Transition,
+        author: Author,
+    ) -> Result<Option<Written>, StoreError>;
 
     /// Puts a tombstone in the place of an organization, or of none, and erases the details of its audit records,
     /// if it is still as it was when that was decided.
@@ -80,6 +92,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<AuditRecord>, StoreError>;
 
+    /// Takes the lease of that name for so long from now on, by the store's own clock, or renews it where `owner` has it
+    /// already; none while another has it. The token grows whenever the lease is taken, and stays when it is renewed.
+    async fn take_lease(
+        &self,
+        name: &'static str,
+        owner: &str,
+        lasting: Duration,
+    ) -> Result<Option<Lease>, StoreError>;
+
+    /// Gives a lease back before its time, if it is still held.
+    async fn return_lease(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Calls `on_change` at once, and whenever another process may have changed something, until the process is told to
+    /// stop. A store that no other process can change has nothing to tell.
+    fn follow(&self, _shutdown: &Shutdown, _on_change: Box<dyn Fn() + Send>) {}
+
     /// Whether it can be read and written.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -105,6 +133,17 @@ pub enum Written {
     Done,
     /// Nothing was stored: the organization is not any more what the decision was based on.
     Stale,
+}
+
+/// The right to do what only one process may do at a time, until it is over or given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// What it is for.
+    pub name: &'static str,
+    /// Who has it.
+    pub owner: String,
+    /// Greater than that of everyone who had it before: what its holder does is refused once another has a greater one.
+    pub token: i64,
 }
 
 /// What there is under an id.

@@ -1,10 +1,9 @@
 //! The embedded store: `lifecycle.db`. Its tables and their constraints are in `migrations/sqlite/`.
 
-mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -13,13 +12,20 @@ use pulse_store::{
     OpenError, SqlErrorClass, SqliteDb, StoreError,
     audit::{AuditRecord, Salt, sqlite as audit},
     classify,
-    time::{from_micros, to_micros, truncate},
+    time::{to_micros, truncate},
 };
 use sqlx::{SqliteConnection, migrate::Migrator};
 
-use super::{Counts, Creation, Found, QueueEntry, StatusChange, Store, Written};
+use super::{
+    Counts, Creation, Found, Lease, QueueEntry, StatusChange, Store, Written,
+    rows::{self, HistoryRow, QueueRow},
+};
 use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transition};
-use rows::{HistoryRow, OrganizationRow, QueueRow, StatusColumns, TombstoneRow};
+
+/// As rows are here, where an instant is a number.
+type OrganizationRow = rows::OrganizationRow<i64>;
+type StatusColumns = rows::StatusColumns<i64>;
+type TombstoneRow = rows::TombstoneRow<i64>;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -56,6 +62,7 @@ impl SqliteStore {
     ) -> Result<Self, OpenStoreError> {
         let db = SqliteDb::open(path, &MIGRATIONS).await?;
         let store = Self { db, entropy };
+        store.end_leases().await?;
         if store.find(&OrgId::default_org()).await? == Found::Nothing {
             let default = Organization::create_default(truncate(clock.now()));
             store.create(default, Author { actor: super::SELF.to_owned(), request_id: None }).await?;
@@ -65,6 +72,18 @@ impl SqliteStore {
 
     fn salt(&self) -> Salt {
         Salt::random(&*self.entropy)
+    }
+
+    /// Whoever had a lease is gone: this process has the file to itself.
+    async fn end_leases(&self) -> Result<(), StoreError> {
+        self.db
+            .write(|conn| {
+                Box::pin(async move {
+                    sqlx::query("UPDATE leases SET until = 0 WHERE until <> 0").execute(conn).await?;
+                    Ok(())
+                })
+            })
+            .await
     }
 }
 
@@ -91,13 +110,24 @@ impl Store for SqliteStore {
     async fn change(&self, transition: Transition, author: Author) -> Result<Written, StoreError> {
         let salt = self.salt();
         self.db
+            .write(move |conn| Box::pin(async move { Ok(change(conn, &transition, author, salt).await?) }))
+            .await
+    }
+
+    async fn change_under(
+        &self,
+        lease: &Lease,
+        transition: Transition,
+        author: Author,
+    ) -> Result<Option<Written>, StoreError> {
+        let (lease, salt) = (lease.clone(), self.salt());
+        self.db
             .write(move |conn| {
                 Box::pin(async move {
-                    if !update(conn, &transition).await? {
-                        return Ok(Written::Stale);
+                    if !is_held(conn, &lease).await? {
+                        return Ok(None);
                     }
-                    audit::append(conn, transition.audit(author), salt).await?;
-                    Ok(Written::Done)
+                    Ok(Some(change(conn, &transition, author, salt).await?))
                 })
             })
             .await
@@ -206,7 +236,7 @@ impl Store for SqliteStore {
         self.db
             .read(move |conn| {
                 Box::pin(async move {
-                    let rows: Vec<HistoryRow> = sqlx::query_as(
+                    let rows: Vec<HistoryRow<i64>> = sqlx::query_as(
                         "SELECT version, from_status, to_status, at FROM status_history WHERE org_id = ?
                          ORDER BY version",
                     )
@@ -228,6 +258,42 @@ impl Store for SqliteStore {
         let (id, limit) = (id.clone(), u32::try_from(limit).unwrap_or(u32::MAX));
         self.db
             .read(move |conn| Box::pin(async move { Ok(audit::list(conn, &id, before, limit).await?) }))
+            .await
+    }
+
+    async fn take_lease(
+        &self,
+        name: &'static str,
+        owner: &str,
+        lasting: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let owner = owner.to_owned();
+        let micros = i64::try_from(lasting.as_micros()).unwrap_or(i64::MAX);
+        self.db
+            .write(move |conn| {
+                Box::pin(async move {
+                    let take = sqlx::query_scalar(TAKE_LEASE).bind(name).bind(&owner).bind(micros);
+                    let token: Option<i64> = take.fetch_optional(conn).await?;
+                    Ok(token.map(|token| Lease { name, owner, token }))
+                })
+            })
+            .await
+    }
+
+    async fn return_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.db
+            .write(move |conn| {
+                Box::pin(async move {
+                    sqlx::query("UPDATE leases SET until = 0 WHERE name = ? AND owner = ? AND token = ?")
+                        .bind(lease.name)
+                        .bind(lease.owner)
+                        .bind(lease.token)
+                        .execute(conn)
+                        .await?;
+                    Ok(())
+                })
+            })
             .await
     }
 
@@ -264,6 +330,42 @@ ORDER BY purge_after, id LIMIT ?4";
 const PURGING: &str = "\
 SELECT purging_since AS at, id FROM organizations INDEXED BY organizations_purging
 WHERE status = 'purging' AND (purging_since, id) > (?1, ?2) ORDER BY purging_since, id LIMIT ?3";
+
+/// Takes or renews a lease, if nobody else has it. SQLite's clock tells milliseconds.
+const TAKE_LEASE: &str = "\
+INSERT INTO leases (name, owner, token, until)
+VALUES (?1, ?2, 1, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?3)
+ON CONFLICT (name) DO UPDATE
+SET owner = excluded.owner, until = excluded.until,
+    token = token + (owner <> excluded.owner OR until <= CAST(unixepoch('subsec') * 1000000 AS INTEGER))
+WHERE owner = excluded.owner OR until <= CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+RETURNING token";
+
+async fn is_held(conn: &mut SqliteConnection, lease: &Lease) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM leases WHERE name = ? AND owner = ? AND token = ?
+                        AND until > CAST(unixepoch('subsec') * 1000000 AS INTEGER))",
+    )
+    .bind(lease.name)
+    .bind(&lease.owner)
+    .bind(lease.token)
+    .fetch_one(conn)
+    .await
+}
+
+/// Changes an organization that is still as the transition expects, and records it.
+async fn change(
+    conn: &mut SqliteConnection,
+    transition: &Transition,
+    author: Author,
+    salt: Salt,
+) -> Result<Written, sqlx::Error> {
+    if !update(conn, transition).await? {
+        return Ok(Written::Stale);
+    }
+    audit::append(conn, transition.audit(author), salt).await?;
+    Ok(Written::Done)
+}
 
 async fn find(conn: &mut SqliteConnection, id: &OrgId) -> Result<Found, sqlx::Error> {
     let row: Option<OrganizationRow> =
@@ -381,9 +483,8 @@ fn queue_position(after: Option<&QueueEntry>) -> (i64, String) {
     after.map_or((i64::MIN, String::new()), |entry| (to_micros(entry.at), entry.id.as_str().to_owned()))
 }
 
-fn queue(rows: Vec<QueueRow>) -> Result<Vec<QueueEntry>, StoreError> {
-    let entry = |row: QueueRow| Ok(QueueEntry { at: from_micros(row.at)?, id: rows::org_id(&row.id)? });
-    rows.into_iter().map(entry).collect()
+fn queue(rows: Vec<QueueRow<i64>>) -> Result<Vec<QueueEntry>, StoreError> {
+    Ok(rows.into_iter().map(QueueEntry::try_from).collect::<Result<_, _>>()?)
 }
 
 fn sql_limit(limit: usize) -> i64 {

@@ -57,11 +57,25 @@ async fn everything_is_there_again_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_lease_ends_with_the_process_that_held_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_in(&directory).await;
+    let lasting = Duration::from_hours(1);
+    let held = store.take_lease("reaper", "one", lasting).await.unwrap().unwrap();
+    // It did not give it back.
+    store.close().await;
+    let store = open_in(&directory).await;
+    let next = store.take_lease("reaper", "two", lasting).await.unwrap().unwrap();
+    assert!(next.token > held.token);
+}
+
+#[tokio::test]
 async fn rows_that_the_program_never_writes_cannot_be_written() {
     let (store, _directory) = open().await;
     for kind in StatusKind::ALL {
         make(&store, &format!("org-{}", kind.as_str().replace('_', "-")), kind).await;
     }
+    store.take_lease("reaper", "one", Duration::ZERO).await.unwrap().unwrap();
     let set = |org: &str, what: &str| {
         format!("UPDATE organizations SET version = version + 1, {what} WHERE id = '{org}'")
     };
@@ -133,6 +147,11 @@ async fn rows_that_the_program_never_writes_cannot_be_written() {
         insert("'../x', 'New', 'u', 'n@example.com', 'n@example.com', 'provisioning', 1, 1, 1"),
         "INSERT INTO status_history VALUES ('org-active', 9, 'purging', 'active', 1)".to_owned(),
         "INSERT INTO status_history VALUES ('nowhere', 9, NULL, 'active', 1)".to_owned(),
+        // A lease whose tokens begin anew, or that changes hands without a greater one.
+        "UPDATE leases SET token = token - 1".to_owned(),
+        "UPDATE leases SET owner = 'two'".to_owned(),
+        "UPDATE leases SET name = 'sweeper'".to_owned(),
+        "DELETE FROM leases".to_owned(),
     ] {
         let refused = execute(&store, statement.clone()).await.expect_err(&statement);
         let class = refused.class().unwrap();
