@@ -85,7 +85,7 @@ async fn sign_up_through_a_crash(
 }
 
 /// Repeats the request until it is acknowledged, as a person with a form would; returns the ids.
-async fn insist(visitor: &Visitor, email: &str) -> (String, String) {
+pub(crate) async fn insist(visitor: &Visitor, email: &str) -> (String, String) {
     eventually(ROUND, async || {
         let answer =
             visitor.signup(email, PASSWORD, "Crash Test").await.map_err(|error| format!("{error:?}"))?;
@@ -104,7 +104,7 @@ async fn insist(visitor: &Visitor, email: &str) -> (String, String) {
     .await
 }
 
-async fn no_saga_is_left_open(system: &System) {
+pub(crate) async fn no_saga_is_left_open(system: &System) {
     for state in [ProvisioningState::Running, ProvisioningState::Compensating, ProvisioningState::Stuck] {
         eventually(ROUND, async || {
             let request = ListProvisioningsRequest { state: state.into(), ..Default::default() };
@@ -118,7 +118,7 @@ async fn no_saga_is_left_open(system: &System) {
 }
 
 /// Organizations, accounts and billing states are those of the tenants, and no others.
-async fn every_store_agrees(system: &System, tenants: &BTreeMap<String, String>) {
+pub(crate) async fn every_store_agrees(system: &System, tenants: &BTreeMap<String, String>) {
     let listed = system.admin().get("?page_size=1000").await.expect(200).json();
     let organizations: BTreeMap<String, String> = listed["organizations"]
         .as_array()

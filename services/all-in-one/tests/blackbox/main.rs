@@ -10,6 +10,8 @@
 //! | `billing_files` | the file that a billing state is, with the embedded store |
 //! | `lifecycle` | suspension, deletion, restoration, purge |
 //! | `crash` | SIGKILL in the middle of two hundred signups |
+//! | `replicas` | what must hold whichever replica is asked, and when one of them dies |
+//! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
 //! | `settings` | starts that are refused |
 //! | `telemetry` | metrics, and what no log and no file may hold |
 //! | `grpc_clients` | grpcurl and a client in Python |
@@ -49,6 +51,8 @@ mod grpc_clients;
 mod hosted_mode;
 mod lifecycle;
 mod operators;
+mod outage;
+mod replicas;
 mod settings;
 mod signup;
 mod telemetry;

@@ -280,7 +280,7 @@ impl System {
     pub async fn is_ready(&self, service: Service, addr: SocketAddr) -> Result<(), String> {
         let name = match service {
             Service::Edge => {
-                let answer = self.visitor_at(addr).get("/readyz").await;
+                let answer = self.visitor().at(addr).get("/readyz").await;
                 let answer = answer.map_err(|error| format!("{error:#}"))?;
                 return if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {answer}")) };
             }

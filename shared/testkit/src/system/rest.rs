@@ -114,6 +114,12 @@ pub struct Visitor {
 }
 
 impl Visitor {
+    /// The same stranger at another address, such as that of one process of the edge.
+    #[must_use]
+    pub fn at(self, addr: SocketAddr) -> Self {
+        Self { base: format!("http://{addr}"), ..self }
+    }
+
     /// A request to the public listener.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
@@ -153,12 +159,7 @@ impl Visitor {
 impl System {
     /// A stranger at the public listener, who comes from 127.0.0.1.
     pub fn visitor(&self) -> Visitor {
-        self.visitor_at(self.public_addr())
-    }
-
-    /// A stranger at another address, such as that of one process of the edge.
-    pub fn visitor_at(&self, addr: SocketAddr) -> Visitor {
-        Visitor { http: self.http.clone(), base: format!("http://{addr}") }
+        Visitor { http: self.http.clone(), base: format!("http://{}", self.public_addr()) }
     }
 
     /// A stranger who comes from another address of this machine, such as 127.0.0.2.
