@@ -92,23 +92,8 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     /// When a transaction last succeeded.
     last_success: std::sync::Mutex<Option<Instant>>,
-    written: Written,
-}
-
-/// Who is told after every write.
-#[derive(Debug, Default)]
-struct Written {
-    /// The follower of the feed in this process.
-    here: Notify,
-    /// Those in the other replicas, by whoever passes it on.
-    elsewhere: Notify,
-}
-
-impl Written {
-    fn tell(&self) {
-        self.here.notify_one();
-        self.elsewhere.notify_one();
-    }
+    /// Tells the follower of the feed in this process, who tells the others, that something was written.
+    written: Notify,
 }
 
 impl PgDb {
@@ -126,7 +111,7 @@ impl PgDb {
         prepare::prepare(&target, schema, settings.database_migrate).await?;
         let connections = Connections::new(target.as_service(schema), settings)?;
         let last_success = std::sync::Mutex::default();
-        let inner = Inner { schema, connections, target, entropy, last_success, written: Written::default() };
+        let inner = Inner { schema, connections, target, entropy, last_success, written: Notify::new() };
         Ok(Self(Arc::new(inner)))
     }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use pulse_kernel::OrgId;
@@ -87,8 +87,12 @@ impl World {
         world
     }
 
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("things.db")
+    }
+
     async fn open(&self) -> SqliteDb {
-        SqliteDb::open(&self.folder.path().join("things.db"), &SQLITE).await.unwrap()
+        SqliteDb::open(&self.path(), &SQLITE).await.unwrap()
     }
 
     async fn embedded(&self, statement: &str) {
@@ -120,11 +124,10 @@ impl World {
             database_acquire_timeout: Duration::from_secs(5),
             database_migrate: true,
         };
-        let db = self.open().await;
-        let origin = SqliteOrigin::new(db.clone());
+        let origin = SqliteOrigin::open(&self.path(), &SQLITE).await?;
         let mut told = 0;
         let done = transfer(&settings, &PLAN, &origin, &mut |_| told += 1).await;
-        db.close().await;
+        origin.close().await;
         Ok((done?, told))
     }
 }
@@ -209,4 +212,17 @@ async fn a_chain_that_was_broken_before_is_moved_as_it_is_and_named() {
     assert_eq!(moved.broken_chains.len(), 1);
     let (org, broken) = &moved.broken_chains[0];
     assert_eq!((org.as_str(), broken.sequence, broken.what), ("org-7", 2, Damage::Altered));
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_or_in_use_is_not_moved() {
+    let world = World::new().await;
+    let open = world.open().await;
+    let refused = world.run().await.unwrap_err().to_string();
+    assert!(refused.contains("in use by another process"), "{refused}");
+    open.close().await;
+    std::fs::remove_file(world.path()).unwrap();
+    let refused = world.run().await.unwrap_err().to_string();
+    assert!(refused.contains("does not exist"), "{refused}");
+    assert!(!world.path().exists(), "nothing was made in its place");
 }

@@ -7,12 +7,14 @@
 //! | [`postgres`] | the store for more than one machine |
 //! | `rows` | rows to and from domain types, for both |
 //! | [`memory`] | a model of it in memory, with faults that can be injected |
+//! | [`transfer`] | moving the embedded store into PostgreSQL |
 //! | `conformance` | the tests that every store passes |
 
 pub mod memory;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
+pub mod transfer;
 
 #[cfg(test)]
 mod conformance;

@@ -146,7 +146,7 @@ async fn check(target: &Target, schema: &'static Schema) -> Result<(), PgOpenErr
         return Err(PgOpenError::OldSchema { schema: name, program: schema.program, found, needed });
     }
     if schema.has_feed {
-        feed::begin_anew_where_restored(&mut conn).await.map_err(failed)?;
+        feed::begin_life_where_over(&mut conn).await.map_err(failed)?;
     }
     conn.close().await.map_err(failed)
 }

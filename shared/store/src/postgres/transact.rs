@@ -121,14 +121,14 @@ impl Inner {
             let error = match self.try_write(org, input, work).await {
                 Ok(answer) => {
                     self.succeeded();
-                    self.written.tell();
+                    self.written.notify_one();
                     return Ok(answer);
                 }
                 Err(Ended::RolledBack(error)) => error,
                 Err(Ended::CutOff { answer, transaction, error }) => match self.settle(transaction).await {
                     Some(true) => {
                         tracing::info!(transaction, "a commit that was cut off has happened");
-                        self.written.tell();
+                        self.written.notify_one();
                         return Ok(answer);
                     }
                     Some(false) => error.into(),

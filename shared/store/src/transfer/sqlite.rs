@@ -1,10 +1,13 @@
 //! Rows of a SQLite database.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use serde_json::{Map, Value};
 use sqlx::{
-    AssertSqlSafe, Column as _, Row as _, SqlitePool, TypeInfo as _, ValueRef as _, sqlite::SqliteRow,
+    AssertSqlSafe, Column as _, Row as _, SqlitePool, TypeInfo as _, ValueRef as _, migrate::Migrator,
+    sqlite::SqliteRow,
 };
 
 use super::{Origin, Row, Table, TransferError};
@@ -14,15 +17,27 @@ use crate::SqliteDb;
 #[derive(Debug)]
 pub struct SqliteOrigin {
     /// Held, so that nobody opens it meanwhile.
-    _db: SqliteDb,
+    db: SqliteDb,
     pool: SqlitePool,
 }
 
 impl SqliteOrigin {
-    /// The tables of an open database.
-    pub fn new(db: SqliteDb) -> Self {
+    /// The tables of the database at `path`, after bringing them to the version that this program knows.
+    ///
+    /// # Errors
+    /// When there is none, when another process has it open, or when it cannot be read.
+    pub async fn open(path: &Path, migrator: &'static Migrator) -> Result<Self, TransferError> {
+        if !path.exists() {
+            return Err(TransferError::Origin(format!("{} does not exist", path.display())));
+        }
+        let db = SqliteDb::open(path, migrator).await.map_err(TransferError::origin)?;
         let pool = db.readers();
-        Self { _db: db, pool }
+        Ok(Self { db, pool })
+    }
+
+    /// Lets go of the database.
+    pub async fn close(self) {
+        self.db.close().await;
     }
 }
 

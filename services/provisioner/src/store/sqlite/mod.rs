@@ -32,7 +32,7 @@ use crate::{
     saga::{Saga, SagaId},
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The embedded store. Clones share it.
 #[derive(Debug, Clone)]
