@@ -16,8 +16,10 @@ use crate::{
     store::{Begun, EmailHolder},
 };
 
-/// How often the journal is looked at while another process may run the saga.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// When the journal is first looked at while another process runs the saga, which takes a fraction of a second as a rule. The time
+/// to the next look doubles with each, up to the longest: that is cheap also while many wait for long.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// How long an answer about a tenant that exists waits for billing-state; the end of the trial is not worth more.
 const TRIAL_LOOKUP: Duration = Duration::from_secs(1);
@@ -75,7 +77,7 @@ impl App {
                 Some(EmailHolder::Saga(saga)) => {
                     let Some(hash) = claimed_hash(&saga) else { continue };
                     self.authenticate(&password, hash).await?;
-                    return self.join(&saga.org_id).await;
+                    return self.join(&saga).await;
                 }
                 Some(EmailHolder::Account { account, purging }) => {
                     self.authenticate(&password, account.password_hash.clone()).await?;
@@ -118,25 +120,36 @@ impl App {
         match self.engine.begin(saga, self.request_id(), room).await? {
             Begun::Taken => Ok(None),
             Begun::Started => {
-                let saga = self.wait(&org_id, &mut waiting).await?;
+                let saga = self.wait(&org_id, &mut waiting, LONGEST_LOOK).await?;
                 conclude(&saga, Origin::Created).map(Some)
             }
         }
     }
 
     /// Waits for a saga that another request has begun.
-    async fn join(&self, org_id: &OrgId) -> Result<Provisioned, ProvisionerError> {
+    async fn join(&self, saga: &Saga) -> Result<Provisioned, ProvisionerError> {
+        let org_id = &saga.org_id;
+        let is_run_here =
+            saga.lease.as_ref().is_some_and(|lease| *lease.owner == *self.engine.runner().owner);
         let mut waiting = self.engine.endings().subscribe(org_id);
         // It may have ended before the subscription.
-        let saga = match self.look(org_id).await? {
-            Some(saga) => saga,
-            None => self.wait(org_id, &mut waiting).await?,
+        let saga = if let Some(saga) = self.look(org_id).await? {
+            saga
+        } else {
+            let first = if is_run_here { LONGEST_LOOK } else { FIRST_LOOK };
+            self.wait(org_id, &mut waiting, first).await?
         };
         conclude(&saga, Origin::Existing)
     }
 
-    /// Waits until the saga has ended or is stuck, or the caller's time is over; the saga goes on in any case.
-    async fn wait(&self, org_id: &OrgId, waiting: &mut Subscription) -> Result<Arc<Saga>, ProvisionerError> {
+    /// Waits until the saga has ended or is stuck, or the caller's time is over; the saga goes on in any case. What a runner here
+    /// says is heard at once; for others the journal is looked at, first after `look`.
+    async fn wait(
+        &self,
+        org_id: &OrgId,
+        waiting: &mut Subscription,
+        mut look: Duration,
+    ) -> Result<Arc<Saga>, ProvisionerError> {
         let time_is_over = async {
             match RequestContext::with(|context| context.deadline).flatten() {
                 Some(deadline) => {
@@ -151,11 +164,11 @@ impl App {
             tokio::select! {
                 saga = waiting.next() => return Ok(saga),
                 () = &mut time_is_over => return Err(ProvisionerError::StillRunning),
-                () = sleep(LOOK_INTERVAL) => {
-                    // Run by another process, it is announced there.
+                () = sleep(look) => {
                     if let Some(saga) = self.look(org_id).await? {
                         return Ok(saga);
                     }
+                    look = LONGEST_LOOK.min(look * 2);
                 }
             }
         }

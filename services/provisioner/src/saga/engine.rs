@@ -114,6 +114,22 @@ impl Engine {
         });
     }
 
+    /// Takes a saga over and runs it. In the background, so that one that is slow to be taken over does not keep those behind it.
+    fn take_over_with_room(&self, saga: Saga, permit: OwnedSemaphorePermit) {
+        let (engine, span) = (self.clone(), span_of(&saga));
+        self.spawn_saga(span, async move {
+            match engine.runner.take_over(&saga).await {
+                Ok(None) => {}
+                Ok(Some(saga)) => {
+                    tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
+                    engine.run(saga, None).await;
+                }
+                Err(error) => tracing::error!(org_id = %saga.org_id, %error, "a saga cannot be taken over"),
+            }
+            drop(permit);
+        });
+    }
+
     fn spawn_saga(&self, span: Span, work: impl Future<Output = ()> + Send + 'static) {
         self.runner.shutdown.spawn("saga", self.running.track_future(work.instrument(span)));
     }
@@ -123,15 +139,7 @@ impl Engine {
         let every = self.runner.tuning.recovery_interval;
         let (engine, draining) = (self.clone(), self.runner.shutdown.draining());
         self.runner.shutdown.spawn("saga recovery", async move {
-            let recovering = async {
-                loop {
-                    if let Err(error) = engine.recover().await {
-                        tracing::warn!(%error, "due sagas cannot be read");
-                    }
-                    tokio::time::sleep(every).await;
-                }
-            };
-            tokio::select! { () = recovering => {}, () = draining => {} }
+            tokio::select! { () = engine.keep_recovering(every) => {}, () = draining => {} }
         });
         let (engine, draining) = (self.clone(), self.runner.shutdown.draining());
         self.runner.shutdown.spawn("purge", async move {
@@ -147,25 +155,48 @@ impl Engine {
         });
     }
 
-    /// Takes over what is due and nobody runs, as far as there is room, and counts what is stuck.
-    ///
-    /// # Errors
-    /// When the journal cannot be read or written.
-    pub async fn recover(&self) -> Result<(), StoreError> {
-        self.runner.count_stuck().await;
-        for saga in self.runner.store.due_sagas(self.runner.clock.now(), DUE_PAGE).await? {
-            let Ok(permit) = Arc::clone(&self.recovered).try_acquire_owned() else { break };
-            match self.runner.take_over(&saga).await {
-                Ok(None) => {}
-                Ok(Some(saga)) => {
-                    tracing::info!(org_id = %saga.org_id, kind = saga.subject.kind().as_str(), "taken over");
-                    self.start_with_room(saga, permit);
+    async fn keep_recovering(&self, every: Duration) {
+        let half = u32::try_from(self.runner.tuning.concurrency.div_ceil(2)).unwrap_or(u32::MAX);
+        loop {
+            match self.recover().await {
+                Ok(false) => tokio::time::sleep(every).await,
+                // The next look is worth it as soon as there is some room, and not much sooner if what is due resists.
+                Ok(true) => {
+                    tokio::time::sleep(every / 10).await;
+                    tokio::time::timeout(every, self.recovered.acquire_many(half)).await.ok();
                 }
-                // One that cannot be taken over must not keep those behind it.
-                Err(error) => tracing::error!(org_id = %saga.org_id, %error, "a saga cannot be taken over"),
+                Err(error) => {
+                    tracing::warn!(%error, "due sagas cannot be read");
+                    tokio::time::sleep(every).await;
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Takes over what is due and nobody runs, in the background, and counts what is stuck. Says whether more is due than there
+    /// was room for.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn recover(&self) -> Result<bool, StoreError> {
+        self.runner.count_stuck().await;
+        let mut due = self.runner.store.due_sagas(self.runner.clock.now(), DUE_PAGE).await?;
+        self.shuffle(&mut due);
+        for saga in due {
+            let Ok(permit) = Arc::clone(&self.recovered).try_acquire_owned() else { return Ok(true) };
+            self.take_over_with_room(saga, permit);
+        }
+        Ok(false)
+    }
+
+    /// Replicas that look at the same time find the same sagas. Each saga goes to the one that advances its version first; that
+    /// the others try in vain costs them little, and in an order of their own they seldom do.
+    fn shuffle(&self, sagas: &mut [Saga]) {
+        sagas.sort_by_cached_key(|_| {
+            let mut key = [0; 8];
+            self.runner.entropy.fill(&mut key);
+            key
+        });
     }
 
     /// Begins to purge what lifecycle says is to be purged, page by page, as far as there is room.

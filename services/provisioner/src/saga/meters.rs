@@ -71,6 +71,11 @@ impl Meters {
         }
     }
 
+    /// How many sagas are stuck, when they were last counted.
+    pub fn stuck(&self) -> u64 {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
     /// Sets how many sagas are stuck.
     pub fn set_stuck(&self, count: u64) {
         self.stuck.store(count, Ordering::Relaxed);

@@ -20,7 +20,10 @@ pub struct Tuning {
     pub stuck_pause: Duration,
     /// How long a call to another service may take.
     pub rpc_deadline: Duration,
-    /// How long a runner may be silent before another may take its saga over; well above `rpc_deadline`.
+    /// How long a runner may be silent before another may take its saga over. What two of them do at once is fenced and harms
+    /// nothing, but it is done twice: so this is as long as one that is alive may need for a step, with some room for clocks
+    /// that differ. That is `rpc_deadline` for the call, and for its commit as long as the store lets one transaction
+    /// take, which is two seconds for a connection and five for the rest.
     pub lease: Duration,
     /// How often sagas are looked for that nobody runs.
     pub recovery_interval: Duration,
@@ -37,7 +40,7 @@ impl Default for Tuning {
             longest_backoff: Duration::from_secs(30),
             stuck_pause: Duration::from_mins(1),
             rpc_deadline: Duration::from_secs(5),
-            lease: Duration::from_secs(30),
+            lease: Duration::from_secs(15),
             recovery_interval: Duration::from_secs(1),
             concurrency: 32,
         }
@@ -71,6 +74,12 @@ impl Tuning {
         jitter.spread(pause)
     }
 
+    /// How long a commit is tried whose failure may pass: until about when the lease has run out. So long nobody else can go on
+    /// with the saga, and the store may come back at any moment.
+    pub const fn commit_patience(&self) -> Duration {
+        self.lease.saturating_sub(self.rpc_deadline)
+    }
+
     /// The pause of a saga that is stuck for a cause that may pass.
     pub fn slow(&self, jitter: Jitter) -> Duration {
         jitter.spread(self.stuck_pause.saturating_mul(2))
@@ -98,6 +107,14 @@ mod tests {
             let slow = tuning.slow(Jitter(random));
             prop_assert!(slow >= tuning.stuck_pause && slow <= tuning.stuck_pause * 2);
         }
+    }
+
+    #[test]
+    fn a_runner_that_is_alive_keeps_its_lease_through_a_slow_step() {
+        let (tuning, transaction) = (Tuning::default(), Duration::from_secs(2 + 5));
+        assert!(tuning.rpc_deadline + transaction < tuning.lease);
+        assert!(tuning.commit_patience() > transaction);
+        assert_eq!(tuning.rpc_deadline + tuning.commit_patience(), tuning.lease);
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::{
     store::{Advance, AdvanceError, Effect, Store},
 };
 
-/// How often a commit is tried whose failure may pass, before the saga is left to whoever recovers it.
-const COMMIT_TRIES: u32 = 5;
+/// The longest pause between two tries of a commit.
+const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a runner stopped.
 #[derive(Debug)]
@@ -219,10 +219,13 @@ impl Runner {
         Advance { saga: next, effect, audit }
     }
 
-    /// Commits an advance. An outcome that nobody knows is read back; one that certainly failed is tried again.
+    /// Commits an advance. An outcome that nobody knows is read back; one that certainly failed is tried again, also when the
+    /// store is only overloaded: what is begun comes before what asks to begin. After a while the saga is left to whoever
+    /// recovers it.
     async fn commit(&self, advance: Advance) -> Result<Saga, NotCommitted> {
         let mut advanced = advance.saga.clone();
         advanced.version += 1;
+        let patience = Instant::now() + self.tuning.commit_patience();
         let mut unknown = false;
         let mut tries = 0;
         loop {
@@ -244,14 +247,14 @@ impl Runner {
                 }
             }
             tries += 1;
+            let pause = self.tuning.backoff(tries, Jitter::draw(&*self.entropy)).min(LONGEST_COMMIT_PAUSE);
+            let is_over = Instant::now() + pause > patience;
             match error {
-                Some(error) if !error.is_transient() || tries >= COMMIT_TRIES => {
-                    return Err(NotCommitted::Store(error));
-                }
-                None if tries >= COMMIT_TRIES => return Err(NotCommitted::Fenced),
+                Some(error) if !error.is_transient() || is_over => return Err(NotCommitted::Store(error)),
+                None if is_over => return Err(NotCommitted::Fenced),
                 Some(_) | None => {}
             }
-            tokio::time::sleep(self.tuning.backoff(tries, Jitter::draw(&*self.entropy))).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
