@@ -125,6 +125,7 @@ impl Config {
             common: self.common.clone(),
             endpoints: self.endpoints.clone(),
             lifecycle: self.lifecycle.clone(),
+            task: None,
         }
     }
 }

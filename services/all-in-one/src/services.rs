@@ -1,7 +1,7 @@
 //! The five services in this process. They are as far apart as on five machines: each has its own store and listener,
 //! and they talk over gRPC.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use pulse_rpc::OperatorTokens;
@@ -53,12 +53,8 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
         billing_state_end.clone(),
     );
     billing_state_end.spawn_service("billing-state", serve);
-    let serve = pulse_lifecycle::serve(
-        config.lifecycle(),
-        Arc::new(lifecycle),
-        listeners.lifecycle,
-        lifecycle_end.clone(),
-    );
+    let serve =
+        pulse_lifecycle::serve(config.lifecycle(), lifecycle, listeners.lifecycle, lifecycle_end.clone());
     lifecycle_end.spawn_service("lifecycle", serve);
     let serve = pulse_provisioner::serve(
         config.provisioner(),

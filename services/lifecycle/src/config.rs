@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use pulse_runtime::{
-    CommonSettings, Endpoints, Service, SettingError,
+    CommonSettings, Endpoints, Service, SettingError, Task,
     settings::{boolean, positive_duration},
 };
 
@@ -28,6 +28,10 @@ pub struct Config {
     /// What only this service takes.
     #[command(flatten)]
     pub lifecycle: LifecycleSettings,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
 }
 
 impl Config {
@@ -40,7 +44,7 @@ impl Config {
     }
 
     /// The file of the embedded store.
-    pub fn database(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.common.data_dir.join("lifecycle.db")
     }
 }
@@ -90,6 +94,17 @@ mod tests {
         let settings = parse(&[]).unwrap().lifecycle;
         assert_eq!(settings.retention_days, Retention::from_days(30.0).unwrap());
         assert_eq!((settings.reaper_interval, settings.reaper_dry_run), (Duration::from_mins(5), false));
+    }
+
+    #[test]
+    fn it_serves_unless_it_is_told_to_migrate() {
+        assert_eq!(parse(&[]).unwrap().task, None);
+        let url = "--database-url=postgres://localhost/pulse";
+        for args in [[url, "migrate"], ["migrate", url]] {
+            let config = parse(&args).unwrap();
+            assert_eq!(config.task, Some(Task::Migrate));
+            assert!(config.common.database.database_url.is_some());
+        }
     }
 
     #[test]

@@ -70,6 +70,10 @@ impl ServiceError for LifecycleError {
 }
 
 fn of_store(error: &StoreError) -> ApiError {
+    if let StoreError::Overloaded(_) = error {
+        return ApiError::new(Reason::Overloaded, "the store of organizations is at its capacity; try again")
+            .retry_after(SOON);
+    }
     match error.class() {
         _ if error.is_transient() => {
             ApiError::new(Reason::Unavailable, "the store of organizations does not answer; try again")
@@ -85,14 +89,13 @@ fn of_store(error: &StoreError) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use pulse_kernel::ErrorKind;
-
     use super::*;
 
     #[test]
     fn failures_of_the_store_are_told_apart_by_what_a_caller_can_do() {
         for (error, reason) in [
             (StoreError::Unavailable("closed"), Reason::Unavailable),
+            (StoreError::Overloaded("too many wait"), Reason::Overloaded),
             (StoreError::Ambiguous(None), Reason::Unavailable),
             (StoreError::Sql(sqlx::Error::PoolTimedOut), Reason::Unavailable),
             (StoreError::Sql(sqlx::Error::Decode("acme".into())), Reason::StoredStateUnreadable),
@@ -101,7 +104,8 @@ mod tests {
         ] {
             let api = LifecycleError::from(error).to_api();
             assert_eq!(api.reason(), reason);
-            assert_eq!(api.retry_delay().is_some(), api.kind() == ErrorKind::Unavailable);
+            let may_help = matches!(reason, Reason::Unavailable | Reason::Overloaded);
+            assert_eq!(api.retry_delay().is_some(), may_help);
             assert!(!api.message().contains("acme"), "nothing of the cause gets out");
         }
     }

@@ -35,18 +35,33 @@ use tokio::net::TcpListener;
 pub use crate::config::{Config, LifecycleSettings};
 use crate::{
     app::{Organizations, reaper::Reaper},
-    store::{SqliteStore, Store, sqlite::OpenStoreError},
+    store::{PostgresStore, SqliteStore, Store, postgres::SCHEMA},
 };
 
 /// How often the store is asked whether it can be used.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Opens the embedded store that the settings name.
+/// Opens the store that the settings name: the one in PostgreSQL where they name a database, else the embedded one.
 ///
 /// # Errors
-/// When it cannot be opened, or is in use by another process.
-pub async fn open_store(config: &Config) -> Result<SqliteStore, OpenStoreError> {
-    SqliteStore::open(&config.database(), &SystemClock, Arc::new(OsEntropy)).await
+/// When it cannot be opened, or does not fit this program; an embedded one also when another process uses it.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let (database, entropy) = (&config.common.database, Arc::new(OsEntropy));
+    Ok(if database.database_url.is_some() {
+        Arc::new(PostgresStore::open(database, &SystemClock, entropy).await?)
+    } else {
+        Arc::new(SqliteStore::open(&config.file(), &SystemClock, entropy).await?)
+    })
+}
+
+/// Brings the schema in PostgreSQL up to date, and says at which version it is.
+///
+/// # Errors
+/// When the settings name no database, its user may not change the schema, or it belongs to a newer program.
+pub async fn migrate(config: &Config) -> anyhow::Result<String> {
+    pulse_store::postgres::migrate(&config.common.database, &SCHEMA).await?;
+    let version = SCHEMA.migrator.iter().map(|migration| migration.version).max().unwrap_or_default();
+    Ok(format!("{} is at version {version}", SCHEMA.name))
 }
 
 /// Serves on `listener` until `shutdown` is done, then closes the store.

@@ -3,6 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`sqlite`] | the embedded database |
+//! | [`postgres`] | a database that several replicas share |
+//! | [`transfer`] | moving from the first to the second |
 //! | [`memory`] | a model of it for simulation and tests, with faults on demand |
 //! | `rows` | rows to domain values and back |
 //! | `conformance` | what every store has to do, as tests that run against each |
@@ -13,21 +15,24 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
+pub mod transfer;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use pulse_kernel::OrgId;
+use pulse_kernel::{Clock, OrgId};
 use pulse_runtime::Shutdown;
-use pulse_store::{StoreError, audit::AuditRecord};
+use pulse_store::{OpenError, PgOpenError, StoreError, audit::AuditRecord, time::truncate};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transition};
 
 pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 /// Who makes the changes that no caller asked for.
@@ -113,6 +118,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Finishes what is being written and lets go of the data.
     async fn close(&self);
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// The embedded database cannot be used.
+    #[error(transparent)]
+    Sqlite(#[from] OpenError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] PgOpenError),
+    /// The default organization could not be made.
+    #[error("the default organization cannot be stored")]
+    Default(#[from] StoreError),
+}
+
+/// Makes the default organization where there is none.
+async fn make_default(store: &impl Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    if store.find(&OrgId::default_org()).await? == Found::Nothing {
+        let default = Organization::create_default(truncate(clock.now()));
+        // Another replica may be quicker.
+        store.create(default, Author { actor: SELF.to_owned(), request_id: None }).await?;
+    }
+    Ok(())
 }
 
 /// What became of a new organization.

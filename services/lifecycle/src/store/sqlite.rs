@@ -9,15 +9,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use pulse_kernel::{Clock, Entropy, OrgId};
 use pulse_store::{
-    OpenError, SqlErrorClass, SqliteDb, StoreError,
+    SqlErrorClass, SqliteDb, StoreError,
     audit::{AuditRecord, Salt, sqlite as audit},
     classify,
-    time::{to_micros, truncate},
+    time::to_micros,
 };
 use sqlx::{SqliteConnection, migrate::Migrator};
 
 use super::{
-    Counts, Creation, Found, Lease, QueueEntry, StatusChange, Store, Written,
+    Counts, Creation, Found, Lease, OpenStoreError, QueueEntry, StatusChange, Store, Written, make_default,
     rows::{self, HistoryRow, QueueRow},
 };
 use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transition};
@@ -27,21 +27,10 @@ type OrganizationRow = rows::OrganizationRow<i64>;
 type StatusColumns = rows::StatusColumns<i64>;
 type TombstoneRow = rows::TombstoneRow<i64>;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The constraint that two organizations with one owner's email run into.
 const ONE_PER_EMAIL: &str = "organizations.owner_email_canonical";
-
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenStoreError {
-    /// The database cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The default organization could not be made.
-    #[error("the default organization cannot be stored")]
-    Default(#[from] StoreError),
-}
 
 /// The embedded store. Clones share it.
 #[derive(Debug, Clone)]
@@ -63,10 +52,7 @@ impl SqliteStore {
         let db = SqliteDb::open(path, &MIGRATIONS).await?;
         let store = Self { db, entropy };
         store.end_leases().await?;
-        if store.find(&OrgId::default_org()).await? == Found::Nothing {
-            let default = Organization::create_default(truncate(clock.now()));
-            store.create(default, Author { actor: super::SELF.to_owned(), request_id: None }).await?;
-        }
+        make_default(&store, clock).await?;
         Ok(store)
     }
 

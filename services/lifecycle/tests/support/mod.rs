@@ -55,7 +55,7 @@ impl Lifecycle {
         let own = ["pulse-lifecycle", "--data-dir", directory.path().to_str().unwrap()];
         let own = own.into_iter().chain(["--admin-tokens-file", tokens.to_str().unwrap()]);
         let config: Config = try_parse_from(own.chain(flags.iter().copied())).unwrap();
-        let store = SqliteStore::open(&config.database(), &clock, Arc::new(OsEntropy)).await.unwrap();
+        let store = SqliteStore::open(&config.file(), &clock, Arc::new(OsEntropy)).await.unwrap();
         let (listener, addr) = pulse_testkit::listener().await;
         let shutdown = Shutdown::new();
         let kept: Arc<dyn Store> = Arc::new(store.clone());
