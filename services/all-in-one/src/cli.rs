@@ -94,6 +94,7 @@ impl Config {
 
     pub(crate) fn signup_gateway(&self) -> pulse_signup_gateway::Config {
         pulse_signup_gateway::Config {
+            task: None,
             common: self.common.clone(),
             endpoints: self.endpoints.clone(),
             signup: self.signup.clone(),

@@ -38,6 +38,8 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
     let lifecycle = pulse_lifecycle::open_store(&config.lifecycle()).await.context("lifecycle")?;
     let billing_state = pulse_billing_state::open_store(&config.billing_state()).context("billing-state")?;
     let provisioner = pulse_provisioner::open_store(&config.provisioner()).await.context("provisioner")?;
+    let signup_gateway =
+        pulse_signup_gateway::open_store(&config.signup_gateway()).await.context("signup-gateway")?;
 
     // In the order of calls: what is in flight in front still finds what it needs behind.
     let edge_end = shutdown.clone();
@@ -65,6 +67,7 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
     provisioner_end.spawn_service("provisioner", serve);
     let serve = pulse_signup_gateway::serve(
         config.signup_gateway(),
+        signup_gateway,
         listeners.signup_gateway,
         signup_gateway_end.clone(),
     );

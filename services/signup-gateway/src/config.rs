@@ -1,9 +1,11 @@
 //! The settings of the signup gateway.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use pulse_kernel::PasswordPolicy;
-use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, settings::password_min_length};
+use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, Task, settings::password_min_length};
+
+use crate::store::Allowance;
 
 /// Everything that `pulse-signup-gateway` is started with.
 #[derive(Debug, Clone, clap::Parser)]
@@ -13,6 +15,10 @@ use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, settings::
     about = "The public door of Pulse Hosted: validation and abuse control"
 )]
 pub struct Config {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
     /// What every program takes.
     #[command(flatten)]
     pub common: CommonSettings,
@@ -25,7 +31,7 @@ pub struct Config {
     #[command(flatten)]
     pub signup: SignupSettings,
 
-    /// How many requests of any kind a client may make in a minute.
+    /// How many requests of any kind a client may make in a minute, at each replica.
     #[arg(long, env = "PULSE_REQUEST_LIMIT_PER_MINUTE", value_name = "COUNT", default_value = "60")]
     pub request_limit_per_minute: NonZeroU32,
 
@@ -60,7 +66,7 @@ impl Config {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Signup")]
 pub struct SignupSettings {
-    /// How many signups a client may make in an hour; an IPv6 client is its /64.
+    /// How many signups a client may make in an hour; an IPv6 client is its /64. With PostgreSQL, at all replicas together.
     #[arg(long, env = "PULSE_SIGNUP_LIMIT_PER_HOUR", value_name = "COUNT", default_value = "5")]
     pub signup_limit_per_hour: NonZeroU32,
 
@@ -70,6 +76,11 @@ pub struct SignupSettings {
 }
 
 impl SignupSettings {
+    /// How many signups a client may have.
+    pub fn allowance(&self) -> Allowance {
+        Allowance::new(self.signup_limit_per_hour, Duration::from_hours(1))
+    }
+
     /// Whether what must be decided has been.
     ///
     /// # Errors

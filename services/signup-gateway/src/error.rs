@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use pulse_kernel::{ApiError, Quota, Reason};
 use pulse_rpc::{ServiceError, from_status};
+use pulse_store::StoreError;
 use tonic::Status;
 
 use crate::convert::UnexpectedAnswer;
+
+/// When a retry may succeed: soon where there is too much to do, later where the database has to recover.
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(5);
 
 /// Why a signup came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +22,9 @@ pub(crate) enum SignUpError {
     /// The client has used up its allowance.
     #[error("the limit {:?} is met", quota.policy)]
     RateLimited { quota: Quota, retry_after: Duration },
+    /// The store cannot say whether the client has; it then counts nothing.
+    #[error("the signup limit cannot be checked")]
+    Store(#[from] StoreError),
     /// The provisioner refused, or could not be reached.
     #[error("the provisioner did not provision")]
     Provisioner(#[source] Status),
@@ -35,8 +43,43 @@ impl ServiceError for SignUpError {
             )
             .quota(quota.clone())
             .retry_after(*retry_after),
+            Self::Store(error) => of_store(error),
             Self::Provisioner(status) => from_status(status),
             Self::Answer(_) => ApiError::internal(),
+        }
+    }
+}
+
+fn of_store(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Overloaded(_) => {
+            ApiError::new(Reason::Overloaded, "too many signups at the moment; try again").retry_after(SOON)
+        }
+        _ if error.is_transient() => {
+            ApiError::new(Reason::Unavailable, "signups are not possible at the moment; try again")
+                .retry_after(LATER)
+        }
+        _ => ApiError::internal(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_store_are_told_apart_by_what_a_caller_can_do() {
+        for (error, reason, retry_after) in [
+            (StoreError::Overloaded("many wait"), Reason::Overloaded, Some(SOON)),
+            (StoreError::Unavailable("closed"), Reason::Unavailable, Some(LATER)),
+            (StoreError::Ambiguous(None), Reason::Unavailable, Some(LATER)),
+            (StoreError::Sql(sqlx::Error::PoolTimedOut), Reason::Unavailable, Some(LATER)),
+            (StoreError::Sql(sqlx::Error::Decode("canary".into())), Reason::Internal, None),
+            (StoreError::Panicked, Reason::Internal, None),
+        ] {
+            let api = SignUpError::from(error).to_api();
+            assert_eq!((api.reason(), api.retry_delay()), (reason, retry_after));
+            assert!(!api.message().contains("canary"), "nothing of the cause gets out");
         }
     }
 }

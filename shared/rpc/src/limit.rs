@@ -168,8 +168,8 @@ impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
     }
 }
 
-/// The share of the window that one request takes, in whole microseconds.
-fn share(limit: NonZeroU32, window: Duration) -> Duration {
+/// The share of the window that one request takes, in whole microseconds, rounded up.
+pub fn share(limit: NonZeroU32, window: Duration) -> Duration {
     let micros = window.as_nanos().div_ceil(u128::from(limit.get()) * 1000).max(1);
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }

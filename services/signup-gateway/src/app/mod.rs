@@ -44,7 +44,7 @@ impl SignUps {
         self.limits.check_request(&client)?;
         let sign_up = raw.check(self.policy).map_err(SignUpError::Invalid)?;
         // After the validation: a mistyped form does not use up the hour's signups.
-        self.limits.check_sign_up(&client)?;
+        self.limits.check_sign_up(client).await?;
         self.provisioner.provision(sign_up).await
     }
 }

@@ -1,4 +1,6 @@
-//! What a signup is, and what came of it. Pure: no I/O, no clock.
+//! What a signup is, what came of it, and how many a client may have. Pure: no I/O, no clock.
+
+mod allowance;
 
 use std::net::IpAddr;
 
@@ -7,6 +9,8 @@ use pulse_kernel::{
     ApiError, EmailAddress, OrgId, OrgName, Password, PasswordPolicy, Reason, UserId, Violations,
 };
 use secrecy::SecretString;
+
+pub use allowance::{Allowance, Decision};
 
 /// A signup as a stranger sent it: nothing in it is checked.
 #[derive(Debug)]

@@ -17,7 +17,10 @@ use pulse_proto::{
 };
 use pulse_rpc::{Channel, from_status, to_status};
 use pulse_runtime::{Shutdown, settings::try_parse_from};
-use pulse_signup_gateway::{Config, serve_at};
+use pulse_signup_gateway::{
+    Config, serve_at,
+    store::{MemoryStore, Store},
+};
 use pulse_testkit::ManualClock;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -120,13 +123,18 @@ impl Gateway {
     }
 
     pub(crate) async fn start_with(flags: &[&str]) -> Self {
+        Self::start_over(None, flags).await
+    }
+
+    /// Over that store, or over its own memory.
+    pub(crate) async fn start_over(store: Option<Arc<dyn Store>>, flags: &[&str]) -> Self {
         let (listener, addr) = pulse_testkit::listener().await;
         let provisioner = FakeProvisioner::default();
         let serve = Server::builder()
             .add_service(ProvisionerServiceServer::new(provisioner.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let provisioner_server = tokio::spawn(serve);
-        Self::start_before(&format!("http://{addr}"), provisioner, provisioner_server, flags).await
+        Self::start_before(&format!("http://{addr}"), provisioner, provisioner_server, store, flags).await
     }
 
     /// With a provisioner that nobody can reach.
@@ -135,20 +143,23 @@ impl Gateway {
         drop(listener);
         let nobody = tokio::spawn(async { Ok(()) });
         let flags = ["--hosted-mode", "true"];
-        Self::start_before(&format!("http://{addr}"), FakeProvisioner::default(), nobody, &flags).await
+        Self::start_before(&format!("http://{addr}"), FakeProvisioner::default(), nobody, None, &flags).await
     }
 
     async fn start_before(
         provisioner_url: &str,
         provisioner: FakeProvisioner,
         provisioner_server: JoinHandle<Result<(), tonic::transport::Error>>,
+        store: Option<Arc<dyn Store>>,
         flags: &[&str],
     ) -> Self {
         let own = ["pulse-signup-gateway", "--provisioner-url", provisioner_url];
         let config: Config = try_parse_from(own.iter().chain(flags).copied()).unwrap();
         let (listener, addr): (TcpListener, SocketAddr) = pulse_testkit::listener().await;
         let (clock, shutdown) = (ManualClock::default(), Shutdown::new());
-        let serve = serve_at(config, Arc::new(clock.clone()), listener, shutdown.clone());
+        let own = || Arc::new(MemoryStore::new(config.signup.allowance(), Arc::new(clock.clone()))) as Arc<_>;
+        let store = store.unwrap_or_else(own);
+        let serve = serve_at(config, store, Arc::new(clock.clone()), listener, shutdown.clone());
         let served = tokio::spawn(serve);
         Self { clock, provisioner, shutdown, served, addr, _provisioner_server: provisioner_server }
     }

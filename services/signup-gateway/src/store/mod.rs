@@ -1,0 +1,69 @@
+//! Where it is kept how far each client has used up its allowance of signups.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`memory`] | what one process keeps by itself; gone with it |
+//! | [`postgres`] | what all replicas keep together |
+//! | [`known`] | in front of another: refuses what that would refuse, without asking it |
+//! | `conformance` | what every store has to do, as tests that run against each |
+
+#[cfg(test)]
+mod conformance;
+pub mod known;
+pub mod memory;
+pub mod postgres;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pulse_rpc::ClientKey;
+use pulse_runtime::Shutdown;
+use pulse_store::StoreError;
+
+pub use self::{
+    known::Known,
+    memory::MemoryStore,
+    postgres::{PostgresStore, SCHEMA},
+};
+pub use crate::domain::{Allowance, Decision};
+
+/// How often clients that no longer matter are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The store of this service.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Decides whether the client may sign up now, and counts it if so. However many ask at once, and wherever, never more are
+    /// admitted than its allowance has.
+    async fn admit(&self, client: ClientKey) -> Result<Decision, StoreError>;
+
+    /// Forgets clients whose allowance is whole. Says whether there may be more of them.
+    async fn sweep(&self) -> Result<bool, StoreError>;
+
+    /// Whether it can be read and written.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Lets go of what it holds.
+    async fn close(&self);
+}
+
+/// Sweeps every minute, in the background, until the process is told to stop.
+pub(crate) fn sweep_in_background(store: Arc<dyn Store>, shutdown: &Shutdown) {
+    let draining = shutdown.draining();
+    shutdown.spawn("signup limit sweep", async move {
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                if let Err(error) = sweep_all(&*store).await {
+                    tracing::warn!(%error, "clients whose allowance is whole could not be forgotten");
+                }
+            }
+        };
+        tokio::select! { () = draining => {}, () = sweeping => {} }
+    });
+}
+
+async fn sweep_all(store: &dyn Store) -> Result<(), StoreError> {
+    while store.sweep().await? {}
+    Ok(())
+}
