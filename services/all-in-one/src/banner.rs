@@ -52,6 +52,7 @@ impl fmt::Display for Banner {
         if let Some(admin) = self.edge.admin {
             writeln!(f, "  {:<24} http://{admin}", "admin REST")?;
         }
+        writeln!(f, "  {:<24} http://{}", "internal REST", self.edge.internal)?;
         for service in Service::ALL {
             writeln!(f, "  {:<24} {}", format!("{} gRPC", service.name()), self.endpoints.addr(service))?;
         }

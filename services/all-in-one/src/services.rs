@@ -16,6 +16,7 @@ pub(crate) struct EdgeAddrs {
     pub(crate) public: SocketAddr,
     /// The admin surface, in hosted mode; the public address when it has no listener of its own.
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) internal: SocketAddr,
 }
 
 /// The listeners of every service.
@@ -97,5 +98,6 @@ async fn listen_for(service: Service, config: &mut Config) -> anyhow::Result<Tcp
 fn edge_addrs(listeners: &pulse_edge::Listeners, hosted_mode: bool) -> anyhow::Result<EdgeAddrs> {
     let public = listeners.public.local_addr()?;
     let own = listeners.admin.as_ref().map(TcpListener::local_addr).transpose()?;
-    Ok(EdgeAddrs { public, admin: hosted_mode.then(|| own.unwrap_or(public)) })
+    let internal = listeners.internal.local_addr()?;
+    Ok(EdgeAddrs { public, admin: hosted_mode.then(|| own.unwrap_or(public)), internal })
 }

@@ -18,9 +18,10 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The listen addresses; the system chooses the ports.
-const ADDRS: [&str; 7] = [
+const ADDRS: [&str; 8] = [
     "PULSE_EDGE_PUBLIC_ADDR",
     "PULSE_EDGE_ADMIN_ADDR",
+    "PULSE_EDGE_INTERNAL_ADDR",
     "PULSE_SIGNUP_GATEWAY_ADDR",
     "PULSE_PROVISIONER_ADDR",
     "PULSE_BILLING_STATE_ADDR",

@@ -47,6 +47,10 @@ pub struct EdgeSettings {
     #[arg(long, env = ADMIN_ADDR, value_name = "ADDR", default_value = "127.0.0.1:8081")]
     pub edge_admin_addr: SocketAddr,
 
+    /// Where internal services ask what a tenant may do: forward-auth and OpenFeature remote evaluation.
+    #[arg(long, env = INTERNAL_ADDR, value_name = "ADDR", default_value = "127.0.0.1:8082")]
+    pub edge_internal_addr: SocketAddr,
+
     /// Networks, separated by commas, whose X-Forwarded-For is believed.
     #[arg(long, env = "PULSE_TRUSTED_PROXIES", value_name = "CIDR,…", default_value = "")]
     pub trusted_proxies: TrustedProxies,
@@ -56,12 +60,15 @@ pub struct EdgeSettings {
 pub(crate) const PUBLIC_ADDR: &str = "PULSE_EDGE_PUBLIC_ADDR";
 /// The setting of the admin listener.
 pub(crate) const ADMIN_ADDR: &str = "PULSE_EDGE_ADMIN_ADDR";
+/// The setting of the internal listener.
+pub(crate) const INTERNAL_ADDR: &str = "PULSE_EDGE_INTERNAL_ADDR";
 
 impl EdgeSettings {
     /// The listeners that are opened, each with its setting's name.
     pub fn listeners(&self, hosted_mode: bool) -> Vec<(&'static str, SocketAddr)> {
         let admin = self.has_admin_listener(hosted_mode).then_some((ADMIN_ADDR, self.edge_admin_addr));
-        [(PUBLIC_ADDR, self.edge_public_addr)].into_iter().chain(admin).collect()
+        let always = [(PUBLIC_ADDR, self.edge_public_addr), (INTERNAL_ADDR, self.edge_internal_addr)];
+        always.into_iter().chain(admin).collect()
     }
 
     /// Whether the admin surface has a listener of its own. Port 0 means a different port each time it is asked for.
@@ -89,20 +96,22 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.edge.edge_public_addr.to_string(), "127.0.0.1:8080");
         assert_eq!(config.edge.edge_admin_addr.to_string(), "127.0.0.1:8081");
+        assert_eq!(config.edge.edge_internal_addr.to_string(), "127.0.0.1:8082");
         assert_eq!(config.request_limit_per_minute.get(), 60);
         assert!(!config.common.hosted_mode);
-        assert_eq!(config.edge.listeners(false).len(), 1);
-        assert_eq!(config.edge.listeners(true).len(), 2);
+        assert_eq!(config.edge.listeners(false).len(), 2);
+        assert_eq!(config.edge.listeners(true).len(), 3);
         assert_eq!(config.check_strict(), Ok(()));
     }
 
     #[test]
     fn one_address_for_both_is_one_listener() {
         let config = parse(&["--edge-admin-addr", "127.0.0.1:8080"]).unwrap();
-        assert_eq!(config.edge.listeners(true), [(PUBLIC_ADDR, config.edge.edge_public_addr)]);
+        let settings: Vec<_> = config.edge.listeners(true).into_iter().map(|(setting, _)| setting).collect();
+        assert_eq!(settings, [PUBLIC_ADDR, INTERNAL_ADDR]);
         let any_port =
             parse(&["--edge-public-addr", "127.0.0.1:0", "--edge-admin-addr", "127.0.0.1:0"]).unwrap();
-        assert_eq!(any_port.edge.listeners(true).len(), 2);
+        assert_eq!(any_port.edge.listeners(true).len(), 3);
     }
 
     #[test]
@@ -124,5 +133,8 @@ mod tests {
         assert!(error.contains("PULSE_EDGE_ADMIN_ADDR=0.0.0.0:81"), "{error}");
         // Outside hosted mode the admin listener is not opened, wherever it would be.
         assert_eq!(parse(&exposed[4..]).unwrap().check_strict(), Ok(()));
+        // The internal one is, in every mode.
+        let error = parse(&["--edge-internal-addr", "0.0.0.0:82"]).unwrap().check_strict().unwrap_err();
+        assert!(error.to_string().contains("PULSE_EDGE_INTERNAL_ADDR=0.0.0.0:82"), "{error}");
     }
 }

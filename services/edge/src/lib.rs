@@ -14,8 +14,9 @@
 //! | `model`, `convert` | what REST shows and takes; protobuf to and from it |
 //! | `clients`, `upstreams` | the services as functions of domain values; whether they are there |
 //!
-//! The edge keeps nothing but counters in memory. Outside hosted mode the public surface is health and its own
-//! description, and there is no admin surface: no route, no listener.
+//! The edge keeps nothing but counters and what it last heard of tenants in memory. Outside hosted mode the public surface
+//! is health and its own description, and there is no admin surface: no route, no listener. The internal surface, where
+//! other services ask what a tenant may do, is always there.
 
 mod auth;
 mod client_ip;
@@ -42,7 +43,7 @@ pub use crate::{
 };
 use crate::{
     clients::{Channels, Clients},
-    config::{ADMIN_ADDR, PUBLIC_ADDR},
+    config::{ADMIN_ADDR, INTERNAL_ADDR, PUBLIC_ADDR},
     surface::Surfaces,
     upstreams::Upstreams,
 };
@@ -54,6 +55,8 @@ pub struct Listeners {
     pub public: TcpListener,
     /// The admin surface.
     pub admin: Option<TcpListener>,
+    /// The internal surface.
+    pub internal: TcpListener,
 }
 
 impl Listeners {
@@ -68,7 +71,8 @@ impl Listeners {
         } else {
             None
         };
-        Ok(Self { public, admin })
+        let internal = bind(INTERNAL_ADDR, config.edge.edge_internal_addr).await?;
+        Ok(Self { public, admin, internal })
     }
 }
 
@@ -78,14 +82,19 @@ impl Listeners {
 /// When a service's URL is not one, or, in hosted mode, the operators' tokens cannot be read.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let hosted = hosted(&config, &shutdown)?;
-    let Listeners { public, admin } = listeners;
+    let Listeners { public, admin, internal } = listeners;
     let admin = admin.filter(|_| hosted.is_some());
     let surfaces = Surfaces::new(&config, hosted, admin.is_none(), &shutdown)?;
-    tokio::join!(server::serve(public, surfaces.public, &shutdown), async {
+    let admin = async {
         if let (Some(listener), Some(router)) = (admin, surfaces.admin) {
             server::serve(listener, router, &shutdown).await;
         }
-    });
+    };
+    tokio::join!(
+        server::serve(public, surfaces.public, &shutdown),
+        admin,
+        server::serve(internal, surfaces.internal, &shutdown),
+    );
     Ok(())
 }
 

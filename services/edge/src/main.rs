@@ -21,6 +21,7 @@ async fn main() -> ExitCode {
         if let Some(admin) = &listeners.admin {
             tracing::info!(addr = %admin.local_addr()?, surface = "admin", "listening");
         }
+        tracing::info!(addr = %listeners.internal.local_addr()?, surface = "internal", "listening");
         shutdown.spawn_service("edge", serve(config, listeners, shutdown.clone()));
         Ok(())
     })

@@ -30,6 +30,7 @@ pub(crate) struct Surfaces {
     pub(crate) public: Router,
     /// The admin surface where it has a listener of its own.
     pub(crate) admin: Option<Router>,
+    pub(crate) internal: Router,
 }
 
 impl Surfaces {
@@ -44,12 +45,16 @@ impl Surfaces {
         let health = Health { shutdown: shutdown.clone(), upstreams };
         // Each listener has its own places: strangers can fill theirs, and operators still get through.
         let observe = Observe::new();
+        // Whoever asks here goes on asking while the services behind are away, and is still answered.
+        let always = Health { shutdown: shutdown.clone(), upstreams: None };
+        let internal = listener(Part::default(), always, Stack::new(config, observe.clone()))?;
         let limited = Stack {
             client_limit: Some(ClientLimit::new(config, shutdown)),
             ..Stack::new(config, observe.clone())
         };
         let Some(Hosted { tokens, clients, .. }) = hosted else {
-            return Ok(Self { public: listener(Part::default(), health, limited)?, admin: None });
+            let public = listener(Part::default(), health, limited)?;
+            return Ok(Self { public, admin: None, internal });
         };
         let signup = Part::public(signup::router(), clients.clone());
         let admin = Part::admin(
@@ -58,10 +63,11 @@ impl Surfaces {
             tokens,
         );
         if shared {
-            return Ok(Self { public: listener(signup.and(admin), health, limited)?, admin: None });
+            let public = listener(signup.and(admin), health, limited)?;
+            return Ok(Self { public, admin: None, internal });
         }
         let admin = listener(admin, health.clone(), Stack::new(config, observe))?;
-        Ok(Self { public: listener(signup, health, limited)?, admin: Some(admin) })
+        Ok(Self { public: listener(signup, health, limited)?, admin: Some(admin), internal })
     }
 }
 

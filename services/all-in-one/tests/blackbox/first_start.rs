@@ -18,7 +18,10 @@ async fn dev_says_where_everything_is_and_its_commands_work() {
 
     let first_screen: Vec<&str> = log.lines().take(24).collect();
     let first_screen = first_screen.join("\n");
-    let addresses = Service::ALL.map(|service| system.addr(service)).into_iter().chain([system.admin_addr()]);
+    let addresses = Service::ALL
+        .map(|service| system.addr(service))
+        .into_iter()
+        .chain([system.admin_addr(), system.internal_addr()]);
     for addr in addresses {
         assert!(first_screen.contains(&addr.to_string()), "{addr} is missing:\n{log}");
     }

@@ -73,6 +73,7 @@ async fn nothing_listens_beyond_loopback_in_plaintext_unasked() {
     for (program, args, addr) in [
         ("pulse-hosted", &["serve"][..], "PULSE_EDGE_PUBLIC_ADDR"),
         ("pulse-edge", &[], "PULSE_EDGE_ADMIN_ADDR"),
+        ("pulse-edge", &[], "PULSE_EDGE_INTERNAL_ADDR"),
         ("pulse-signup-gateway", &[], "PULSE_SIGNUP_GATEWAY_ADDR"),
         ("pulse-provisioner", &[], "PULSE_PROVISIONER_ADDR"),
         ("pulse-billing-state", &[], "PULSE_BILLING_STATE_ADDR"),
@@ -96,6 +97,7 @@ async fn malformed_values_are_named_with_what_is_accepted() {
     for (name, value) in [
         ("PULSE_EDGE_PUBLIC_ADDR", "localhost"),
         ("PULSE_EDGE_ADMIN_ADDR", "127.0.0.1:99999"),
+        ("PULSE_EDGE_INTERNAL_ADDR", "internal"),
         ("PULSE_LIFECYCLE_URL", "ftp://127.0.0.1"),
         ("PULSE_TRUSTED_PROXIES", "10.0.0.0/99"),
         ("PULSE_SIGNUP_LIMIT_PER_HOUR", "many"),

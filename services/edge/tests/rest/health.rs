@@ -16,9 +16,9 @@ use crate::{
 };
 
 #[tokio::test]
-async fn both_listeners_say_that_they_are_alive_and_ready() {
+async fn every_listener_says_that_it_is_alive_and_ready() {
     let edge = Edge::start().await;
-    for addr in [edge.public, edge.admin.expect("an admin listener")] {
+    for addr in [edge.public, edge.admin.expect("an admin listener"), edge.internal] {
         for path in ["/livez", "/readyz"] {
             let answer = request(addr, "GET", path).send().await;
             assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok"})));
@@ -43,6 +43,7 @@ async fn what_is_not_ready_is_named_and_alive_all_the_same() {
         assert_eq!(document["detail"], format!("not ready: {}", service.name()));
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert_eq!(edge.public("GET", "/livez").send().await.status, 200);
+        assert_eq!(edge.internal("GET", "/readyz").send().await.status, 200, "what is known is still told");
         edge.set_serving(service, true);
         edge.until_ready().await;
     }

@@ -50,6 +50,7 @@ pub(crate) struct Edge {
     pub(crate) public: SocketAddr,
     /// Where the admin surface is, if it is anywhere.
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) internal: SocketAddr,
     pub(crate) world: Arc<World>,
     pub(crate) shutdown: Shutdown,
     upstreams: Vec<(Service, Upstream)>,
@@ -98,13 +99,15 @@ impl Edge {
 
         let (public, public_addr) = listener().await;
         let (admin, admin_addr) = listener().await;
+        let (internal, internal_addr) = listener().await;
         let has_admin = !setup.shared && !setup.hosted_off;
-        let listeners = Listeners { public, admin: (!setup.shared).then_some(admin) };
+        let listeners = Listeners { public, admin: (!setup.shared).then_some(admin), internal };
         let shutdown = Shutdown::new();
         shutdown.spawn_service("edge", serve(config, listeners, shutdown.clone()));
         let edge = Self {
             public: public_addr,
             admin: has_admin.then_some(admin_addr),
+            internal: internal_addr,
             world,
             shutdown,
             upstreams,
@@ -124,6 +127,10 @@ impl Edge {
 
     pub(crate) fn admin(&self, method: &str, path: &str) -> Request {
         request(self.admin.unwrap_or(self.public), method, path)
+    }
+
+    pub(crate) fn internal(&self, method: &str, path: &str) -> Request {
+        request(self.internal, method, path)
     }
 
     /// A request of an operator who may do everything.

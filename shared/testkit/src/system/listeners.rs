@@ -12,6 +12,8 @@ pub enum Listener {
     Public,
     /// The edge's admin REST surface.
     Admin,
+    /// The edge's internal REST surface.
+    Internal,
     /// gRPC of signup-gateway.
     SignupGateway,
     /// gRPC of provisioner.
@@ -23,9 +25,10 @@ pub enum Listener {
 }
 
 impl Listener {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Public,
         Self::Admin,
+        Self::Internal,
         Self::SignupGateway,
         Self::Provisioner,
         Self::BillingState,
@@ -45,7 +48,7 @@ impl Listener {
 
     fn service(self) -> Service {
         match self {
-            Self::Public | Self::Admin => Service::Edge,
+            Self::Public | Self::Admin | Self::Internal => Service::Edge,
             Self::SignupGateway => Service::SignupGateway,
             Self::Provisioner => Service::Provisioner,
             Self::BillingState => Service::BillingState,
@@ -58,6 +61,7 @@ impl Listener {
         match self {
             Self::Public => ("127.0.0.1:8080", "PULSE_EDGE_PUBLIC_ADDR"),
             Self::Admin => ("127.0.0.1:8081", "PULSE_EDGE_ADMIN_ADDR"),
+            Self::Internal => ("127.0.0.1:8082", "PULSE_EDGE_INTERNAL_ADDR"),
             Self::SignupGateway => ("127.0.0.1:50051", "PULSE_SIGNUP_GATEWAY_ADDR"),
             Self::Provisioner => ("127.0.0.1:50052", "PULSE_PROVISIONER_ADDR"),
             Self::BillingState => ("127.0.0.1:50053", "PULSE_BILLING_STATE_ADDR"),
@@ -68,7 +72,7 @@ impl Listener {
     /// The setting that tells other services where it is.
     fn url_setting(self) -> Option<&'static str> {
         match self {
-            Self::Public | Self::Admin => None,
+            Self::Public | Self::Admin | Self::Internal => None,
             Self::SignupGateway => Some("PULSE_SIGNUP_GATEWAY_URL"),
             Self::Provisioner => Some("PULSE_PROVISIONER_URL"),
             Self::BillingState => Some("PULSE_BILLING_STATE_URL"),

@@ -159,6 +159,11 @@ impl System {
         self.listeners.addr(Listener::Admin)
     }
 
+    /// The address of the internal REST listener.
+    pub fn internal_addr(&self) -> SocketAddr {
+        self.listeners.addr(Listener::Internal)
+    }
+
     /// The gRPC address of a service, or the public REST address of the edge. Replicas are behind it in turn.
     pub fn addr(&self, service: Service) -> SocketAddr {
         self.listeners.addr(Listener::of(service))
