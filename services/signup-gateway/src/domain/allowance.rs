@@ -96,7 +96,7 @@ mod tests {
         let over = HOUR + Duration::from_micros(1);
         let refused = Decision::Refused {
             retry_after: Duration::from_micros(1),
-            whole_in: over - Duration::from_mins(12),
+            whole_in: over.saturating_sub(Duration::from_mins(12)),
         };
         assert_eq!(allowance.judge(over), refused);
     }

@@ -72,7 +72,7 @@ impl<S: Store> Store for Known<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{future::ready, sync::Mutex};
 
     use pulse_testkit::ManualClock;
 
@@ -91,7 +91,7 @@ mod tests {
     }
 
     impl OverMemory {
-        async fn new() -> Self {
+        fn new() -> Self {
             let manual = ManualClock::default();
             let clock: Arc<dyn Clock> = Arc::new(manual.clone());
             let behind = MemoryStore::new(allowance(), Arc::clone(&clock));
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    store_conformance!(OverMemory::new());
+    store_conformance!(ready(OverMemory::new()));
 
     /// Answers as it is told, after the clock has moved on by as much as it is told; the last answer again and again.
     #[derive(Debug)]

@@ -56,7 +56,7 @@ impl Store for MemoryStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{future::ready, time::Duration};
 
     use pulse_testkit::ManualClock;
 
@@ -66,7 +66,7 @@ mod tests {
     struct Memory(MemoryStore, ManualClock);
 
     impl Memory {
-        async fn new() -> Self {
+        fn new() -> Self {
             let clock = ManualClock::default();
             Self(MemoryStore::new(allowance(), Arc::new(clock.clone())), clock)
         }
@@ -91,5 +91,5 @@ mod tests {
         }
     }
 
-    store_conformance!(Memory::new());
+    store_conformance!(ready(Memory::new()));
 }
