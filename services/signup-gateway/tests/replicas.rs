@@ -1,4 +1,5 @@
 //! Several gateways over one PostgreSQL: one limit, and what happens while the database is away.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(test)]
 #[expect(dead_code, reason = "this file needs a part of it")]
