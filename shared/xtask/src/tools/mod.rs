@@ -55,7 +55,7 @@ impl Tool {
         match self {
             Self::Curl => debian::ensure("curl", &["--version"], &["curl", "ca-certificates"]),
             Self::Postgres => postgres::ensure(),
-            Self::Nginx => debian::ensure("nginx", &["-v"], &["nginx"]),
+            Self::Nginx => debian::ensure("/usr/sbin/nginx", &["-v"], &["nginx"]),
             Self::Python => python::ensure(PYTHON_PACKAGES),
             Self::Node => node::ensure(NODE_PACKAGES),
             Self::CargoDeny => cargo_deny::ensure(CARGO_DENY_VERSION),
