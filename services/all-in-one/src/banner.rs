@@ -42,12 +42,15 @@ pub(crate) struct Banner {
     pub(crate) endpoints: Endpoints,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) tokens: Tokens,
+    /// Whether data is in PostgreSQL; where that is stays unsaid, as its URL holds a password.
+    pub(crate) in_postgres: bool,
 }
 
 impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = if self.edge.admin.is_some() { "on" } else { "off" };
-        writeln!(f, "Pulse Hosted is ready (hosted mode {mode}, loopback only, embedded stores)\n")?;
+        let stores = if self.in_postgres { "PostgreSQL" } else { "embedded stores" };
+        writeln!(f, "Pulse Hosted is ready (hosted mode {mode}, loopback only, {stores})\n")?;
         writeln!(f, "  {:<24} http://{}", "public REST", self.edge.public)?;
         if let Some(admin) = self.edge.admin {
             writeln!(f, "  {:<24} http://{admin}", "admin REST")?;

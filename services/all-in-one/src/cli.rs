@@ -1,4 +1,4 @@
-//! The command line: two modes, one set of settings.
+//! The command line: two modes and a task, one set of settings.
 
 use std::{ffi::OsString, num::NonZeroU32};
 
@@ -30,6 +30,8 @@ pub(crate) enum Mode {
     Dev(Box<Config>),
     /// Start as configured: what is unsafe or undecided stops the start.
     Serve(Box<Config>),
+    /// Bring every service's schema in PostgreSQL up to date, and end.
+    Migrate(Box<Config>),
 }
 
 /// The settings of the five services, each once.
@@ -76,7 +78,8 @@ impl Cli {
         let command = Self::command()
             .mut_subcommand("dev", |dev| with_defaults(dev, &dev::DEFAULTS))
             // Whatever is changed goes to the end; this keeps `dev` first.
-            .mut_subcommand("serve", |serve| serve);
+            .mut_subcommand("serve", |serve| serve)
+            .mut_subcommand("migrate", |migrate| migrate);
         try_parse_command(command, args)
     }
 }
@@ -153,7 +156,7 @@ mod tests {
     fn dev_only_changes_defaults() {
         let parse =
             |args: &[&str]| match Cli::try_parse_from(["pulse-hosted"].iter().chain(args)).unwrap().mode {
-                Mode::Dev(config) | Mode::Serve(config) => config,
+                Mode::Dev(config) | Mode::Serve(config) | Mode::Migrate(config) => config,
             };
         let dev = parse(&["dev"]);
         assert!(dev.common.hosted_mode && dev.signup.signup_verification.is_some());

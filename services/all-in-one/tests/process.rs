@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use pulse_testkit::{Database, Postgres};
 use tempfile::TempDir;
 
 /// How long anything here may take.
@@ -174,6 +175,63 @@ fn dev_takes_every_setting() {
     );
 }
 
+/// A database of the tests' server, with a password in its URL, which that server does not ask for.
+async fn database() -> (Database, String) {
+    let database = Postgres::shared().await.database().await;
+    let url = database.url().replace("postgres@", "postgres:canary@");
+    (database, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_over_postgres_says_so_and_keeps_its_data_there() {
+    let (database, url) = database().await;
+    let dev = Dev::start(&[("PULSE_DATABASE_URL", &url)]);
+    assert!(dev.banner.contains("PostgreSQL") && !dev.banner.contains("embedded"), "{}", dev.banner);
+    assert!(!dev.banner.contains("canary"), "{}", dev.banner);
+    let answer: serde_json::Value = serde_json::from_slice(&dev.run_printed("curl").stdout).unwrap();
+    assert_eq!(answer["status"], "created", "{answer}");
+    let mut files: Vec<_> = fs::read_dir(dev.folder.path().join("data"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["admin-token", "admin-tokens.toml"]);
+    let kept = "SELECT count(*) FROM pulse_lifecycle.organizations WHERE id = $1";
+    let kept: i64 = sqlx::query_scalar(kept)
+        .bind(answer["org_id"].as_str())
+        .fetch_one(&mut database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(kept, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_brings_every_schema_up_to_date_and_may_be_repeated() {
+    let (_database, url) = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let migrate = pulse_hosted("migrate --database-url", folder.path(), &[]).arg(&url).output().unwrap();
+        let said = String::from_utf8(migrate.stdout).unwrap();
+        assert!(migrate.status.success(), "{}", String::from_utf8_lossy(&migrate.stderr));
+        let schemas: Vec<_> =
+            said.lines().map(|line| line.split_once(" is at version ").unwrap().0).collect();
+        let all = ["pulse_lifecycle", "pulse_provisioner", "pulse_billing_state", "pulse_signup_gateway"];
+        assert_eq!(schemas, all);
+    }
+    // Whoever has migrated may forbid a start to do it.
+    let env = [("PULSE_DATABASE_URL", &*url), ("PULSE_DATABASE_MIGRATE", "false")];
+    assert_eq!(Dev::start(&env).stop().0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_may_not_migrate_says_what_to_run() {
+    let (_database, url) = database().await;
+    let env = [("PULSE_DATABASE_URL", &*url), ("PULSE_DATABASE_MIGRATE", "false")];
+    let (code, said) = refused("dev", &env);
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("deploy/postgres/roles.sql") && !said.contains("canary"), "{said}");
+}
+
 #[test]
 fn a_strict_start_says_what_to_set() {
     let hosted = ("PULSE_HOSTED_MODE", "true");
@@ -201,9 +259,15 @@ fn a_strict_start_says_what_to_set() {
             &[("PULSE_EDGE_ADMIN_ADDR", "0.0.0.0:0")],
             "PULSE_INSECURE_PLAINTEXT (--insecure-plaintext): ",
         ),
-        ("dev", &[("PULSE_DATABASE_URL", "postgres://u:canary@db")], "PULSE_DATABASE_URL (--database-url): "),
+        ("dev", &[("PULSE_DATABASE_URL", "mysql://u:canary@db")], "PULSE_DATABASE_URL (--database-url): "),
+        (
+            "serve",
+            &[("PULSE_DATABASE_URL", "postgres://u:canary@db:port")],
+            "PULSE_DATABASE_URL (--database-url): ",
+        ),
+        ("migrate", &[], "PULSE_DATABASE_URL (--database-url): must be set"),
         ("dev", &[("PULSE_TLS_CERT", "cert.pem")], "PULSE_TLS_CERT (--tls-cert): "),
-        ("", &[], "say what to do: dev or serve"),
+        ("", &[], "say what to do: dev or serve or migrate"),
         ("produce", &[], "unrecognized subcommand"),
     ] {
         let (code, said) = refused(mode, env);
@@ -226,7 +290,7 @@ fn an_address_in_use_is_named_with_its_setting() {
 #[test]
 fn help_names_every_setting_as_flag_and_environment() {
     let folder = tempfile::tempdir().unwrap();
-    for mode in ["dev", "serve"] {
+    for mode in ["dev", "serve", "migrate"] {
         let output = pulse_hosted(mode, folder.path(), &[]).arg("--help").output().unwrap();
         assert!(output.status.success());
         let help = String::from_utf8(output.stdout).unwrap();
