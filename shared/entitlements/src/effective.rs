@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use pulse_kernel::OrgId;
 
-use crate::{BillingState, Event, Grants, Name, SubscriptionState};
+use crate::{BillingState, Event, Grants, Name, SubscriptionState, grants::amount};
 
 /// What a tenant may use at one instant, and until when that answer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,11 @@ impl Entitlements {
         self.grants.limits.get(name).copied()
     }
 
+    /// Whether the limit of that name is `needed` or more. One that is not granted allows 0.
+    pub fn allows(&self, name: &str, needed: u64) -> bool {
+        self.grants.limits.get(name).map_or(0, |value| amount(*value)) >= needed
+    }
+
     /// Whether nothing is granted because of the subscription's state.
     pub fn is_locked(&self) -> bool {
         self.subscription_state.is_locked()
@@ -96,7 +101,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::billing::tests::{at, billing};
+    use crate::{
+        UNLIMITED,
+        billing::tests::{at, billing},
+    };
     use SubscriptionState::{Active, Expired, Grace, Suspended, Trial};
 
     #[test]
@@ -137,6 +145,18 @@ mod tests {
                 assert!(entitlements.grants.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_limit_allows_up_to_its_value_none_allows_nothing_and_unlimited_everything() {
+        let mut state = billing(Active);
+        state.grants.limits.insert(Name::parse("users").unwrap(), UNLIMITED);
+        let active = effective(&state, at(0));
+        for (name, most) in [("hosts", 50), ("users", u64::MAX), ("rules", 0)] {
+            assert!(active.allows(name, 0) && active.allows(name, most), "{name}");
+            assert!(most == u64::MAX || !active.allows(name, most + 1), "{name}");
+        }
+        assert!(!effective(&billing(Expired), at(0)).allows("hosts", 1));
     }
 
     #[test]

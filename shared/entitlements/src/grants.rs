@@ -163,7 +163,7 @@ impl Grants {
 }
 
 /// A limit's value as something that can be compared: no limit is the most there is.
-fn amount(value: i64) -> u64 {
+pub(crate) fn amount(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 

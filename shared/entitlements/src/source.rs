@@ -78,6 +78,9 @@ pub struct Answer {
     pub age: Duration,
     /// The state's revision; 0 when none is stored or known.
     pub revision: u64,
+    /// Whether the store said so, within the refresh age. Otherwise it does not answer, and this is the best that is
+    /// known without it.
+    pub confirmed: bool,
 }
 
 /// Why there are no entitlements. A store that fails is not a reason.

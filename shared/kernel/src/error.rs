@@ -76,6 +76,9 @@ reasons! {
     SubscriptionInactive = "SUBSCRIPTION_INACTIVE", PermissionDenied, 403, "The subscription is not active";
     /// The subscription is active but does not include the capability asked for.
     CapabilityRequired = "CAPABILITY_REQUIRED", PermissionDenied, 403, "The plan does not include this capability";
+    /// The subscription is active but does not allow so many. Waiting does not help, as it would with `RESOURCE_EXHAUSTED`:
+    /// callers must not repeat the request before the plan has changed or something was removed.
+    LimitExceeded = "LIMIT_EXCEEDED", FailedPrecondition, 403, "The plan does not allow so many";
     OrgNotFound = "ORG_NOT_FOUND", NotFound, 404, "The organization does not exist";
     AccountNotFound = "ACCOUNT_NOT_FOUND", NotFound, 404, "The account does not exist";
     ProvisioningNotFound = "PROVISIONING_NOT_FOUND", NotFound, 404, "The provisioning does not exist";

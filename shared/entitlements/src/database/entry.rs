@@ -66,7 +66,7 @@ impl Entry {
             Known::Purged => return Some(Err(SourceError::Purged)),
             Known::Tenant(_) | Known::Nothing => return None,
         };
-        Some(Ok(Answer { entitlements, source, age, revision: self.revision }))
+        Some(Ok(Answer { entitlements, source, age, revision: self.revision, confirmed: true }))
     }
 
     /// The answer right after the store was read.
@@ -141,6 +141,7 @@ impl Policy {
             source: Source::Default,
             age: entry.map_or(Duration::ZERO, |entry| entry.age(now)),
             revision: entry.map_or(0, |entry| entry.revision),
+            confirmed: false,
         };
         match entry.map(|entry| (entry, &entry.known)) {
             Some((_, Known::Purged)) => Err(SourceError::Purged),
@@ -148,7 +149,8 @@ impl Policy {
                 let known = known.past_its_end(now).map_or_else(|| known.clone(), Arc::new);
                 if known.is_locked() || entry.age(now) <= self.max_stale {
                     let (age, revision) = (entry.age(now), entry.revision);
-                    return Ok(Answer { entitlements: known, source: Source::Stale, age, revision });
+                    let (entitlements, source) = (known, Source::Stale);
+                    return Ok(Answer { entitlements, source, age, revision, confirmed: false });
                 }
                 let mut trial = self.trial_default(org, now);
                 if !known.grants.covers(&trial.grants) {
@@ -162,8 +164,8 @@ impl Policy {
                 let mut locked = self.trial_default(org, now);
                 locked.subscription_state = SubscriptionState::Expired;
                 locked.grants = Arc::default();
-                let source = Source::Stale;
-                Ok(Answer { entitlements: Arc::new(locked), source, age: Duration::ZERO, revision: 0 })
+                let (entitlements, source, age) = (Arc::new(locked), Source::Stale, Duration::ZERO);
+                Ok(Answer { entitlements, source, age, revision: 0, confirmed: false })
             }
             Some((_, Known::Nothing)) | None => Ok(default(self.trial_default(org, now), None)),
         }

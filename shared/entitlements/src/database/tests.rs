@@ -94,7 +94,14 @@ impl Bench {
     }
 
     async fn ask(&self) -> Answer {
-        self.source.answer(&self.org).await.unwrap()
+        let answer = self.source.answer(&self.org).await.unwrap();
+        match answer.source {
+            Source::Fresh | Source::Cached => assert!(answer.confirmed),
+            Source::Stale => assert!(!answer.confirmed),
+            // A trial, because the store says that there is no state, or because it says nothing.
+            Source::Default => {}
+        }
+        answer
     }
 
     /// State, source and age in seconds: what most tests look at.
@@ -157,7 +164,7 @@ async fn without_a_stored_state_a_trial_is_the_default_and_never_refused_by_the_
     for _ in 0..3 {
         let answer = bench.ask().await;
         let entitlements = &answer.entitlements;
-        assert_eq!((answer.source, answer.revision), (Source::Default, 0));
+        assert_eq!((answer.source, answer.revision, answer.confirmed), (Source::Default, 0, true));
         assert_eq!((entitlements.subscription_state, entitlements.trial_ends_at), (Trial, None));
         assert!(entitlements.has_capability("trying") && entitlements.plan_version.as_str() == "trial");
         assert_eq!(entitlements.valid_until, Some(bench.clock.now() + 60.seconds()));
@@ -179,6 +186,7 @@ async fn with_a_store_that_fails_and_nothing_known_a_trial_is_the_default() {
             "{day}"
         );
         assert_eq!(answer.entitlements.valid_until, Some(bench.clock.now() + 60.seconds()));
+        assert!(!answer.confirmed);
         bench.seconds(86_400);
     }
 }

@@ -3,21 +3,29 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use pulse_entitlements::{BillingState, Grants, Name, SubscriptionState, effective};
+use pulse_entitlements::{BillingState, Grants, Name, SubscriptionState, UNLIMITED, effective};
 use pulse_kernel::OrgId;
 
 use super::*;
+use crate::Limit;
 use DenyReason::{
-    CapabilityRequired, OrgNotFound, OrgPendingDeletion, OrgSuspended, RoleRequired, SubscriptionInactive,
+    CapabilityRequired, LimitExceeded, OrgNotFound, OrgPendingDeletion, OrgSuspended, RoleRequired,
+    SubscriptionInactive,
 };
 
-/// Entitlements in that state, with the capability `alerting` where the state grants anything.
+/// Entitlements in that state, with the capability `alerting` and 10 `hosts` where the state grants anything.
 fn entitlements(subscription_state: SubscriptionState) -> Entitlements {
     let state = BillingState {
         org_id: OrgId::parse("acme").unwrap(),
         subscription_state,
         plan_version: Name::trial_plan(),
-        grants: Grants { capabilities: [Name::parse("alerting").unwrap()].into(), ..Grants::default() },
+        grants: Grants {
+            capabilities: [Name::parse("alerting").unwrap()].into(),
+            limits: [("hosts", 10), ("users", UNLIMITED), ("rules", 0)]
+                .map(|(name, value)| (Name::parse(name).unwrap(), value))
+                .into(),
+            ..Grants::default()
+        },
         trial_started_at: None,
         trial_ends_at: None,
         grace_ends_at: None,
@@ -36,15 +44,40 @@ fn by_status(status: OrganizationStatus) -> Option<DenyReason> {
     }
 }
 
-/// What each subscription says about a capability.
-fn by_subscription(state: Option<SubscriptionState>, capability: &str) -> Option<DenyReason> {
+/// What each subscription says about a capability and a limit; of both it is told whether they are granted.
+fn by_subscription(
+    state: Option<SubscriptionState>,
+    has_capability: Option<bool>,
+    allows: Option<bool>,
+) -> Option<DenyReason> {
     use SubscriptionState::{Active, Expired, Grace, Suspended, Trial};
-    match state {
-        Some(Trial | Active | Grace) if capability == "alerting" => None,
-        Some(Trial | Active | Grace) => Some(CapabilityRequired),
-        Some(Expired | Suspended) | None => Some(SubscriptionInactive),
+    match (state, has_capability, allows) {
+        (_, None, None) => None,
+        (Some(Expired | Suspended) | None, ..) => Some(SubscriptionInactive),
+        (Some(Trial | Active | Grace), Some(false), _) => Some(CapabilityRequired),
+        (Some(Trial | Active | Grace), _, Some(false)) => Some(LimitExceeded),
+        (Some(Trial | Active | Grace), _, _) => None,
     }
 }
+
+/// Capabilities to ask for, and whether they are granted.
+const CAPABILITIES: [(&str, bool); 3] = [("alerting", true), ("teleporting", false), ("", false)];
+
+/// Limits to ask for, and whether they allow it.
+const LIMITS: [(&str, u64, bool); 12] = [
+    ("hosts", 0, true),
+    ("hosts", 9, true),
+    ("hosts", 10, true),
+    ("hosts", 11, false),
+    ("hosts", u64::MAX, false),
+    ("users", 0, true),
+    ("users", u64::MAX, true),
+    ("rules", 0, true),
+    ("rules", 1, false),
+    ("unheard-of", 0, true),
+    ("unheard-of", 1, false),
+    ("", 1, false),
+];
 
 #[test]
 fn every_combination_has_the_first_cause_as_its_reason() {
@@ -60,17 +93,27 @@ fn every_combination_has_the_first_cause_as_its_reason() {
                 combinations += 1;
             };
             expect(Asked::SignIn, by_status(status));
-            for capability in ["alerting", "teleporting", ""] {
-                let refused = by_status(status).or(by_subscription(subscription, capability));
-                expect(Asked::Capability(capability), refused);
+            for capability in CAPABILITIES.map(Some).into_iter().chain([None]) {
+                for limit in LIMITS.map(Some).into_iter().chain([None]) {
+                    let has = capability.map(|(_, has)| has);
+                    let allows = limit.map(|(.., allows)| allows);
+                    let refused = by_status(status).or(by_subscription(subscription, has, allows));
+                    let requirement = Requirement {
+                        capability: capability.map(|(name, _)| name),
+                        limit: limit.map(|(name, at_least, _)| Limit { name, at_least }),
+                    };
+                    expect(Asked::Use(requirement), refused);
+                }
             }
             for at_least in TenantRole::ALL {
-                for capability in [None, Some("alerting"), Some("teleporting")] {
+                for (capability, has) in
+                    [(None, None), (Some("alerting"), Some(true)), (Some("teleporting"), Some(false))]
+                {
                     expect(Asked::Access { roles: &[], at_least, capability }, Some(RoleRequired));
                     for role in TenantRole::ALL {
                         let refused = by_status(status)
                             .or((role < at_least).then_some(RoleRequired))
-                            .or(capability.and_then(|capability| by_subscription(subscription, capability)));
+                            .or(by_subscription(subscription, has, None));
                         expect(Asked::Access { roles: &[role], at_least, capability }, refused);
                         let several = [TenantRole::Viewer, role, TenantRole::Viewer];
                         expect(Asked::Access { roles: &several, at_least, capability }, refused);
@@ -79,7 +122,7 @@ fn every_combination_has_the_first_cause_as_its_reason() {
             }
         }
     }
-    assert_eq!(combinations, 6 * 5 * (1 + 3 + 4 * 3 * (1 + 4 * 2)));
+    assert_eq!(combinations, 6 * 5 * (1 + 4 * 13 + 4 * 3 * (1 + 4 * 2)));
 }
 
 #[test]
@@ -115,6 +158,10 @@ fn roles_rank_and_read_back() {
 fn each_reason_is_its_own_on_the_wire() {
     let wire: HashSet<_> = DenyReason::ALL.iter().map(|reason| reason.reason().as_str()).collect();
     assert_eq!(wire.len(), DenyReason::ALL.len());
+    for reason in DenyReason::ALL {
+        let retry = ApiError::from(reason).retry_delay();
+        assert_eq!(retry.is_some(), reason == DenyReason::Unavailable, "{reason:?}");
+    }
     let error = ApiError::from(OrgSuspended);
     assert_eq!((error.reason(), error.message()), (Reason::OrgSuspended, "the organization is suspended"));
 }
