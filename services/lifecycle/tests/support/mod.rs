@@ -32,7 +32,6 @@ pub(crate) type Answer<T> = Result<T, ApiError>;
 /// A running service. It stops when it is dropped with its runtime.
 pub(crate) struct Lifecycle {
     pub(crate) clock: ManualClock,
-    pub(crate) store: SqliteStore,
     pub(crate) shutdown: Shutdown,
     pub(crate) served: JoinHandle<anyhow::Result<()>>,
     pub(crate) directory: TempDir,
@@ -51,16 +50,26 @@ impl Lifecycle {
     }
 
     pub(crate) async fn start_in(directory: TempDir, clock: ManualClock, flags: &[&str]) -> Self {
+        let file = directory.path().join("lifecycle.db");
+        let store = SqliteStore::open(&file, &clock, Arc::new(OsEntropy)).await.unwrap();
+        Self::start_on(Arc::new(store), directory, clock, flags).await
+    }
+
+    /// Over that store; the directory is for what it needs besides.
+    pub(crate) async fn start_on(
+        store: Arc<dyn Store>,
+        directory: TempDir,
+        clock: ManualClock,
+        flags: &[&str],
+    ) -> Self {
         let tokens = write_tokens(&directory);
         let own = ["pulse-lifecycle", "--data-dir", directory.path().to_str().unwrap()];
         let own = own.into_iter().chain(["--admin-tokens-file", tokens.to_str().unwrap()]);
         let config: Config = try_parse_from(own.chain(flags.iter().copied())).unwrap();
-        let store = SqliteStore::open(&config.file(), &clock, Arc::new(OsEntropy)).await.unwrap();
         let (listener, addr) = pulse_testkit::listener().await;
         let shutdown = Shutdown::new();
-        let kept: Arc<dyn Store> = Arc::new(store.clone());
-        let serve = serve_at(config, kept, Arc::new(clock.clone()), listener, shutdown.clone());
-        Self { clock, store, served: tokio::spawn(serve), shutdown, directory, addr }
+        let serve = serve_at(config, store, Arc::new(clock.clone()), listener, shutdown.clone());
+        Self { clock, served: tokio::spawn(serve), shutdown, directory, addr }
     }
 
     /// Stops it; what is left is what the next one finds.

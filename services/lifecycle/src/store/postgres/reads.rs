@@ -15,27 +15,29 @@ use crate::{
 const BEFORE_ALL: Timestamp = Timestamp::constant(-200_000_000_000, 0);
 
 /// The columns of [`OrganizationRow`], written out in every query: sqlx takes no SQL that is put together.
-const LIST: &str = "\
+pub(super) const LIST: &str = "\
 SELECT id, display_name, owner_user_id, owner_email, status, suspended_at, suspend_reason, deletion_requested_at,
        retention_days, purge_after, purging_since, created_at, updated_at, version
 FROM organizations WHERE id > $1 ORDER BY id LIMIT $2";
 
-const LIST_BY_STATUS: &str = "\
+/// By status and id, although there is one status only: with `status = $3` the planner may go through all ids instead, and leave
+/// out most of them.
+pub(super) const LIST_BY_STATUS: &str = "\
 SELECT id, display_name, owner_user_id, owner_email, status, suspended_at, suspend_reason, deletion_requested_at,
        retention_days, purge_after, purging_since, created_at, updated_at, version
-FROM organizations WHERE id > $1 AND status = $3 ORDER BY id LIMIT $2";
+FROM organizations WHERE (status, id) > ($3, $1) AND status <= $3 ORDER BY status, id LIMIT $2";
 
-const FIND: &str = "\
+pub(super) const FIND: &str = "\
 SELECT id, display_name, owner_user_id, owner_email, status, suspended_at, suspend_reason, deletion_requested_at,
        retention_days, purge_after, purging_since, created_at, updated_at, version
 FROM organizations WHERE id = $1";
 
-const DUE: &str = "\
+pub(super) const DUE: &str = "\
 SELECT purge_after AS at, id FROM organizations
 WHERE status = 'pending_deletion' AND (purge_after, id) > ($1, $2) AND purge_after <= $4
 ORDER BY purge_after, id LIMIT $3";
 
-const PURGING: &str = "\
+pub(super) const PURGING: &str = "\
 SELECT purging_since AS at, id FROM organizations
 WHERE status = 'purging' AND (purging_since, id) > ($1, $2) ORDER BY purging_since, id LIMIT $3";
 
