@@ -53,7 +53,7 @@ async fn provisionings_are_counted_once_and_nothing_personal_is_logged() {
     let plane = Plane::start().await;
     // Left by an earlier process; known before anything happens.
     let store = Provisioner::open(plane.directory.path()).await;
-    stuck(&store, "eve@example.com").await;
+    stuck(&*store, "eve@example.com").await;
     let (directory, flags) = (plane.directory.path(), ["--hosted-mode", "true"]);
     let provisioner =
         Provisioner::start_on(store, directory, plane.lifecycle_addr, plane.billing_addr, &flags).await;

@@ -16,7 +16,7 @@ use pulse_proto::provisioner::v1::{
 };
 use pulse_provisioner::{
     saga::{Lease, Progress, Saga, State, Step},
-    store::{Advance, Effect, Store as _},
+    store::{Advance, Effect},
 };
 use pulse_testkit::eventually;
 
@@ -83,7 +83,7 @@ async fn every_call_needs_a_token_and_its_role() {
 async fn a_stuck_saga_is_seen_with_step_and_reason_and_goes_on_when_told() {
     let plane = Plane::start().await;
     let store = Provisioner::open(plane.directory.path()).await;
-    let org_id = stuck(&store, "ann@example.com").await;
+    let org_id = stuck(&*store, "ann@example.com").await;
     let provisioner = Provisioner::start_on(
         store,
         plane.directory.path(),
@@ -123,7 +123,7 @@ async fn a_stuck_saga_is_seen_with_step_and_reason_and_goes_on_when_told() {
 async fn what_is_abandoned_frees_its_address_and_names_what_may_be_left() {
     let plane = Plane::start().await;
     let store = Provisioner::open(plane.directory.path()).await;
-    let org_id = stuck(&store, "ann@example.com").await;
+    let org_id = stuck(&*store, "ann@example.com").await;
     let provisioner = Provisioner::start_on(
         store,
         plane.directory.path(),
@@ -217,7 +217,7 @@ async fn sagas_and_records_are_paged() {
 async fn a_restart_finds_what_was_leased() {
     let plane = Plane::start().await;
     let store = Provisioner::open(plane.directory.path()).await;
-    let org_id = stuck(&store, "ann@example.com").await;
+    let org_id = stuck(&*store, "ann@example.com").await;
     let id = pulse_provisioner::saga::SagaId::provision(org_id.parse().unwrap());
     let saga = store.find_saga(&id).await.unwrap().unwrap();
     let until = SystemClock.now().checked_add(Duration::from_hours(1)).unwrap();

@@ -14,7 +14,6 @@ use pulse_proto::provisioner::v1::{
 use pulse_provisioner::{
     clients::{Billing as _, Organizations as _},
     saga::{Lease, Saga, Subject},
-    store::Store as _,
 };
 use pulse_runtime::{Shutdown, settings::try_parse_from};
 use pulse_tenant_guard::OrganizationStatus;

@@ -96,7 +96,8 @@ CREATE TABLE sagas (
 
 -- One provisioning an address, however many ask at once.
 CREATE UNIQUE INDEX sagas_one_per_email ON sagas (owner_email_canonical) WHERE owner_email_canonical IS NOT NULL;
-CREATE INDEX sagas_due ON sagas (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+-- From when on anyone may take it up: its next try is due, and no lease is in the way.
+CREATE INDEX sagas_due ON sagas (greatest(next_attempt_at, lease_until)) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX sagas_by_age ON sagas (created_at, org_id, kind);
 -- Nearly every saga is a provisioning that is done; the lists of others would search long among those.
 CREATE INDEX sagas_not_done ON sagas (state, created_at, org_id, kind) WHERE state <> 'done';

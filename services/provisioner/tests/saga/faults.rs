@@ -19,9 +19,7 @@ use pulse_provisioner::{
     },
     domain::Member,
     saga::{Saga, SagaId},
-    store::{
-        Advance, AdvanceError, Begun, EmailHolder, MemoryStore, RoleChange, SagaQuery, SetRolesError, Store,
-    },
+    store::{Advance, AdvanceError, Begun, EmailHolder, RoleChange, SagaQuery, SetRolesError, Store},
 };
 use pulse_store::{StoreError, audit::AuditRecord};
 use pulse_tenant_guard::OrganizationStatus;
@@ -307,7 +305,7 @@ impl Billing for FaultyBilling {
 
 /// The store, with faults on its writes.
 #[derive(Debug)]
-pub(crate) struct FaultyStore(pub(crate) MemoryStore, pub(crate) Arc<Chaos>);
+pub(crate) struct FaultyStore(pub(crate) Arc<dyn Store>, pub(crate) Arc<Chaos>);
 
 #[async_trait]
 impl Store for FaultyStore {

@@ -88,7 +88,7 @@ impl<'a> Attempt<'a> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let chaos = || Arc::clone(&self.chaos);
         Runner {
-            store: Arc::new(FaultyStore(self.store.clone(), chaos())),
+            store: Arc::new(FaultyStore(Arc::new(self.store.clone()), chaos())),
             organizations: Arc::new(FaultyOrganizations(self.plane.organizations.clone(), chaos())),
             billing: Arc::new(FaultyBilling(self.plane.billing.clone(), chaos())),
             clock: Arc::new(self.clock.clone()),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pulse_kernel::{ApiError, Clock as _, EmailAddress, Ids, OrgName, OsEntropy, Reason, SystemClock};
+use pulse_kernel::{ApiError, Clock, EmailAddress, Ids, OrgName, OsEntropy, Reason, SystemClock};
 use pulse_proto::{
     audit::v1::AuditEvent,
     lifecycle::v1::{
@@ -32,7 +32,7 @@ use pulse_provisioner::{
     },
     domain::{Account as OwnerAccount, PasswordHash},
     saga::{Claim, Direction, Failure, Lease, Progress, Saga, State, Step, Subject},
-    store::{Advance, Effect, SqliteStore, Store as _},
+    store::{Advance, Effect, SqliteStore, Store},
 };
 use pulse_rpc::{Channel, from_status};
 use pulse_runtime::{Shutdown, settings::try_parse_from};
@@ -124,7 +124,7 @@ impl Plane {
 /// A running provisioner on a real database, in front of a [`Plane`]. It stops with the runtime.
 pub(crate) struct Provisioner {
     pub(crate) shutdown: Shutdown,
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Arc<dyn Store>,
     served: JoinHandle<anyhow::Result<()>>,
     addr: SocketAddr,
 }
@@ -140,12 +140,24 @@ impl Provisioner {
         Self::start_on(store, plane.directory.path(), plane.lifecycle_addr, plane.billing_addr, flags).await
     }
 
-    pub(crate) async fn open(directory: &Path) -> SqliteStore {
-        SqliteStore::open(&directory.join("provisioner.db"), Arc::new(OsEntropy)).await.unwrap()
+    pub(crate) async fn open(directory: &Path) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(&directory.join("provisioner.db"), Arc::new(OsEntropy)).await.unwrap())
     }
 
     pub(crate) async fn start_on(
-        store: SqliteStore,
+        store: Arc<dyn Store>,
+        directory: &Path,
+        lifecycle: SocketAddr,
+        billing: SocketAddr,
+        flags: &[&str],
+    ) -> Self {
+        Self::start_at(Arc::new(SystemClock), store, directory, lifecycle, billing, flags).await
+    }
+
+    /// As [`Self::start_on`], by that clock.
+    pub(crate) async fn start_at(
+        clock: Arc<dyn Clock>,
+        store: Arc<dyn Store>,
         directory: &Path,
         lifecycle: SocketAddr,
         billing: SocketAddr,
@@ -163,7 +175,8 @@ impl Provisioner {
         let config: Config = try_parse_from(own.chain(flags)).unwrap();
         let (listener, addr) = pulse_testkit::listener().await;
         let shutdown = Shutdown::new();
-        let serve = pulse_provisioner::serve(config, Arc::new(store.clone()), listener, shutdown.clone());
+        let serve =
+            pulse_provisioner::serve_at(config, Arc::clone(&store), clock, listener, shutdown.clone());
         Self { shutdown, store, served: tokio::spawn(serve), addr }
     }
 
@@ -255,7 +268,7 @@ impl Provisioner {
 }
 
 /// A saga that is stuck while its trial is being undone, and waits for an operator.
-pub(crate) async fn stuck(store: &SqliteStore, address: &str) -> String {
+pub(crate) async fn stuck(store: &dyn Store, address: &str) -> String {
     let ids = Ids::new(Arc::new(SystemClock), Arc::new(OsEntropy));
     let now = SystemClock.now();
     let claim = Claim {

@@ -53,8 +53,8 @@ pub(super) async fn due(
     limit: u32,
 ) -> Result<Vec<Saga>, sqlx::Error> {
     let rows: Vec<Row> = sqlx::query_as(select_saga!(
-        "WHERE next_attempt_at <= $1 AND (lease_until IS NULL OR lease_until <= $1)
-         ORDER BY next_attempt_at LIMIT $2"
+        "WHERE next_attempt_at IS NOT NULL AND greatest(next_attempt_at, lease_until) <= $1
+         ORDER BY greatest(next_attempt_at, lease_until) LIMIT $2"
     ))
     .bind(now.to_sqlx())
     .bind(i64::from(limit))
@@ -90,8 +90,8 @@ pub(super) async fn list(conn: &mut PgConnection, query: &SagaQuery) -> Result<V
     Ok(sagas)
 }
 
-/// The statement for a page. State and kind are part of its text, which is what lets the database use the partial indexes; they
-/// are names of ours.
+/// The statement for a page. The state and the kind are part of its text, so that the database can use the index for either, which
+/// is a partial one; they are names of ours.
 fn page(query: &SagaQuery, after: &(PgTimestamp, String, String), limit: usize) -> QueryBuilder<Postgres> {
     let mut page = QueryBuilder::new(select_saga!("WHERE (created_at, org_id, kind) < ("));
     let mut values = page.separated(", ");
