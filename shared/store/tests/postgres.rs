@@ -409,6 +409,47 @@ async fn a_commit_that_nobody_can_be_asked_about_is_ambiguous() {
     assert!(matches!(outcome, Err(StoreError::Ambiguous(_))), "{outcome:?}");
 }
 
+/// A server that crashes forgets which ids it had given to transactions that were still going on, and gives them to others.
+#[tokio::test]
+async fn a_commit_that_a_crash_undid_is_not_taken_for_that_of_another_transaction_with_its_id() {
+    let mut server = Postgres::start().await;
+    let database = server.database().await;
+    let proxy = Proxy::to(&[server.addr()]);
+    let db = open_at(&settings(&database.url_through(proxy.addr()))).await.unwrap();
+    let mut superuser = database.connect().await;
+    // Only a commit writes the log, then.
+    execute(&mut superuser, "ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    execute(&mut superuser, "SELECT pg_reload_conf()").await;
+    insert(&db, "acme", "one").await.unwrap();
+    let mut holder = database.connect().await;
+    execute(&mut holder, "SELECT pg_advisory_lock(42)").await;
+
+    let writing = tokio::spawn({
+        let db = db.clone();
+        async move { commit_slowly(&db, true).await }
+    });
+    wait_for_a_commit(&mut superuser).await;
+    let lost =
+        "SELECT max(backend_xid::text::bigint) FROM pg_stat_activity WHERE datname = current_database()";
+    let lost: i64 = sqlx::query_scalar(lost).fetch_one(&mut superuser).await.unwrap();
+    proxy.cut().await;
+    server.kill().await;
+    server.start_again().await;
+    let mut superuser = database.connect().await;
+    let mut id = 0;
+    while id < lost {
+        let next = "SELECT pg_current_xact_id()::text::bigint";
+        id = sqlx::query_scalar(next).fetch_one(&mut superuser).await.unwrap();
+    }
+    assert_eq!(id, lost, "the id was not given out again, so this shows nothing");
+    proxy.heal().await;
+
+    let outcome = writing.await.unwrap();
+    assert!(matches!(outcome, Err(StoreError::Ambiguous(_))), "{outcome:?}");
+    assert_eq!(all_names(&database).await, ["one"]);
+    insert(&db, "acme", "two").await.unwrap();
+}
+
 #[tokio::test]
 async fn connections_that_died_are_not_noticed_by_callers() {
     let (db, database) = open().await;

@@ -22,6 +22,11 @@ const CHECK: Duration = Duration::from_secs(1);
 /// A connection that was used within this time is taken to be alive.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Which run of the server a connection belongs to. A server that crashes, fails over or is restored gives out ids of transactions
+/// once more that it gave out in its last moments; it then also counts anew in its statistics. One that is stopped in good order
+/// does neither. Nor can a connection outlive its run, so that it is asked once.
+pub(super) const RUN: &str = "SELECT stats_reset::text FROM pg_stat_bgwriter";
+
 /// How many may wait for each connection. One more is refused: who waits longer has lost its caller anyway.
 const WAITING_PER_CONNECTION: usize = 16;
 
@@ -89,19 +94,28 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 #[derive(Debug)]
 struct Manager(PgConnectOptions);
 
+/// A connection, and the [`RUN`] of the server that it belongs to.
+#[derive(Debug)]
+struct Connected {
+    conn: PgConnection,
+    run: Option<String>,
+}
+
 impl managed::Manager for Manager {
-    type Type = PgConnection;
+    type Type = Connected;
     type Error = sqlx::Error;
 
-    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        self.0.connect().await
+    async fn create(&self) -> Result<Connected, sqlx::Error> {
+        let mut conn = self.0.connect().await?;
+        let run = sqlx::query_scalar(RUN).fetch_one(&mut conn).await?;
+        Ok(Connected { conn, run })
     }
 
-    async fn recycle(&self, conn: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+    async fn recycle(&self, connected: &mut Connected, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if metrics.last_used() < FRESH {
             return Ok(());
         }
-        conn.ping().await.map_err(RecycleError::Backend)
+        connected.conn.ping().await.map_err(RecycleError::Backend)
     }
 }
 
@@ -171,7 +185,13 @@ impl Session {
     /// # Errors
     /// Never: it is there until it is kept, which takes the session.
     pub(super) fn conn(&mut self) -> Result<&mut PgConnection, StoreError> {
-        self.0.as_deref_mut().ok_or(StoreError::Unavailable("the connection is gone"))
+        let connected = self.0.as_deref_mut().ok_or(StoreError::Unavailable("the connection is gone"))?;
+        Ok(&mut connected.conn)
+    }
+
+    /// Which run of the server it belongs to, where the server says so.
+    pub(super) fn run(&self) -> Option<String> {
+        self.0.as_deref().and_then(|connected| connected.run.clone())
     }
 
     /// Gives the connection back, for others to use.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Failure, Inner, Scope, Work,
-    connect::{Session, connect},
+    connect::{RUN, Session, connect},
 };
 use crate::{SqlErrorClass, StoreError, classify};
 
@@ -48,7 +48,15 @@ enum Ended<T, E> {
     /// It was rolled back.
     RolledBack(E),
     /// The commit of this transaction was cut off, with the answer that it would have had.
-    CutOff { answer: T, transaction: i64, error: StoreError },
+    CutOff { answer: T, transaction: Transaction, error: StoreError },
+}
+
+/// A transaction that can be asked about.
+#[derive(Debug)]
+struct Transaction {
+    id: i64,
+    /// The run of the server that gave it this id; another may give it to another transaction.
+    run: Option<String>,
 }
 
 /// What became of a transaction.
@@ -57,7 +65,7 @@ enum Fate {
     RolledBack,
     /// It is still going on.
     Open,
-    /// It was too long ago for the server to remember.
+    /// It was too long ago for the server to remember, or before it crashed.
     Forgotten,
 }
 
@@ -125,9 +133,9 @@ impl Inner {
                     return Ok(answer);
                 }
                 Err(Ended::RolledBack(error)) => error,
-                Err(Ended::CutOff { answer, transaction, error }) => match self.settle(transaction).await {
+                Err(Ended::CutOff { answer, transaction, error }) => match self.settle(&transaction).await {
                     Some(true) => {
-                        tracing::info!(transaction, "a commit that was cut off has happened");
+                        tracing::info!(transaction.id, "a commit that was cut off has happened");
                         self.written.notify_one();
                         return Ok(answer);
                     }
@@ -156,13 +164,12 @@ impl Inner {
         let before_commit = async {
             let conn = session.conn()?;
             run(conn, begin("READ COMMITTED", org.map(OrgId::as_str))).await.map_err(StoreError::from)?;
-            let transaction = enter(conn, org).await.map_err(StoreError::from)?;
+            let id = enter(conn, org).await.map_err(StoreError::from)?;
             let answer = work(input, &mut *conn).await;
-            Ok::<_, E>((answer, transaction))
+            Ok::<_, E>((answer, id))
         };
         let worked = tokio::time::timeout_at(end, before_commit).await;
-        let (answer, transaction) =
-            worked.unwrap_or_else(|_| Err(too_slow().into())).map_err(Ended::RolledBack)?;
+        let (answer, id) = worked.unwrap_or_else(|_| Err(too_slow().into())).map_err(Ended::RolledBack)?;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -177,12 +184,15 @@ impl Inner {
                 Ok(answer)
             }
             Err(error) if is_certainly_rolled_back(&error) => Err(aborted(error).into()),
-            Err(error) => Err(Ended::CutOff { answer, transaction, error }),
+            Err(error) => {
+                let transaction = Transaction { id, run: session.run() };
+                Err(Ended::CutOff { answer, transaction, error })
+            }
         }
     }
 
     /// What became of a transaction, if the database can say so in time.
-    async fn settle(&self, transaction: i64) -> Option<bool> {
+    async fn settle(&self, transaction: &Transaction) -> Option<bool> {
         let asking = async {
             loop {
                 match self.fate_of(transaction).await {
@@ -194,7 +204,7 @@ impl Inner {
                     // The transaction is one that this server never had.
                     Err(error) if !error.is_transient() => return None,
                     Err(error) => {
-                        tracing::debug!(transaction, %error, "a commit that was cut off is not settled yet");
+                        tracing::debug!(transaction.id, %error, "a commit that was cut off is not settled yet");
                     }
                 }
                 sleep(PAUSE * 4).await;
@@ -203,11 +213,15 @@ impl Inner {
         timeout(SETTLING, asking).await.unwrap_or_default()
     }
 
-    async fn fate_of(&self, transaction: i64) -> Result<Fate, StoreError> {
+    async fn fate_of(&self, transaction: &Transaction) -> Result<Fate, StoreError> {
         // Not from the pool, whose connections are the ones that were cut off.
         let mut conn = connect(&self.target.as_service(self.schema)).await?;
+        let run: Option<String> = sqlx::query_scalar(RUN).fetch_one(&mut conn).await?;
+        if run.is_none() || run != transaction.run {
+            return Ok(Fate::Forgotten);
+        }
         let status: Option<String> = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
-            .bind(transaction.to_string())
+            .bind(transaction.id.to_string())
             .fetch_one(&mut conn)
             .await?;
         Ok(match status.as_deref() {
