@@ -1,6 +1,6 @@
 -- The roles and schemas of Pulse Hosted. Run once in each database, by a superuser or by whoever may create roles and schemas:
 --
---     psql --set ON_ERROR_STOP=1 --file roles.sql "$ADMIN_DATABASE_URL"
+--     psql --single-transaction --set ON_ERROR_STOP=1 --file roles.sql "$ADMIN_DATABASE_URL"
 --
 -- It may be run again. A program that is allowed to does the same by itself at its first start.
 --

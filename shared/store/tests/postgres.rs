@@ -127,8 +127,15 @@ async fn who_may_not_prepare_a_database_is_told_what_to_run() {
     assert!(matches!(denied, PgOpenError::NotPrepared { .. }), "{denied}");
     assert!(denied.to_string().contains("deploy/postgres/roles.sql"), "{denied}");
 
-    // Prepared, and a member of the service's role alone, it uses the schema but changes no table.
-    migrate(&settings(&database.url()), &OLD).await.unwrap();
+    // Prepared, and a member of the migrator's role alone, it brings the schema up to date but does not use it.
+    execute(&mut superuser, include_str!("../../../deploy/postgres/roles.sql")).await;
+    execute(&mut superuser, "CREATE ROLE migrates LOGIN IN ROLE pulse_migrator").await;
+    let migrates = database.url().replace("postgres@", "migrates@");
+    migrate(&settings(&migrates), &OLD).await.unwrap();
+    let denied = open_at(&settings(&migrates)).await.unwrap_err();
+    assert!(matches!(denied, PgOpenError::NotPrepared { .. }), "{denied}");
+
+    // A member of the service's role alone, it uses the schema but changes no table.
     execute(&mut superuser, "GRANT pulse_lifecycle TO nobody_special").await;
     let db = open_at(&settings(&url)).await.unwrap();
     insert(&db, "acme", "one").await.unwrap();
