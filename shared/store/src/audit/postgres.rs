@@ -70,7 +70,7 @@ CREATE TRIGGER audit_heads_only_advance BEFORE UPDATE ON audit_heads
     FOR EACH ROW EXECUTE FUNCTION audit_heads_only_advance();
 ";
 
-/// How many records [`verify_all`] reads at a time.
+/// How many records are verified at a time.
 const PAGE: i64 = 500;
 
 /// Seals the draft as the next record of its tenant, in the transaction that `conn` is in.
@@ -175,14 +175,21 @@ pub async fn verify_all(conn: &mut PgConnection) -> Result<Vec<(OrgId, Broken)>,
         after.clone_from(last);
         for id in ids {
             let org_id = OrgId::parse(&id).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            if let Err(damage) = verify_one(conn, &org_id).await? {
+            if let Err(damage) = verify_chain(conn, &org_id).await? {
                 broken.push((org_id, damage));
             }
         }
     }
 }
 
-async fn verify_one(conn: &mut PgConnection, org_id: &OrgId) -> Result<Result<Head, Broken>, sqlx::Error> {
+/// Verifies the tenant's chain against its head, page by page.
+///
+/// # Errors
+/// When the records cannot be read.
+pub async fn verify_chain(
+    conn: &mut PgConnection,
+    org_id: &OrgId,
+) -> Result<Result<Head, Broken>, sqlx::Error> {
     let expected = head(conn, org_id).await?.unwrap_or(Head::EMPTY);
     let mut verifier = Verifier::default();
     let mut after = i64::MIN;
