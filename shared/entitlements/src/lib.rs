@@ -9,7 +9,8 @@
 //! | [`mod@effective`] | [`effective()`]: billing state and time to [`Entitlements`] |
 //! | [`catalog`] | [`Catalog`]: what each plan grants |
 //! | [`source`] | the traits: [`BillingStore`] below, [`EntitlementSource`] above |
-//! | [`database`] | [`DatabaseSource`]: the cache between the two, and its fail-open rules |
+//! | [`cache`] | [`TenantCache`](cache::TenantCache): what a store says about tenants, remembered |
+//! | [`database`] | [`DatabaseSource`]: such a cache between the two, and its fail-open rules |
 //!
 //! Two rules hold everywhere. Fail-open never grants more than the last known state, or than the trial where none
 //! was known (invariant I7). And it never unlocks: a tenant last known as expired or suspended stays so until the
@@ -18,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod billing;
+pub mod cache;
 pub mod catalog;
 pub mod database;
 pub mod effective;

@@ -1,6 +1,6 @@
 //! Identifiers: [`OrgId`] names a tenant, [`UserId`] an account.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -56,6 +56,13 @@ impl OrgId {
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An id hashes and compares as its text does, so that a map of ids can be asked by a text.
+impl Borrow<str> for OrgId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,6 +1,13 @@
 //! The source against a store that fails, hangs and changes on command.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{FutureExt, future::join_all};
 use jiff::ToSpan;
@@ -10,9 +17,10 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    BillingState, Source, Stored, SubscriptionState,
+    BillingState, BillingStoreError, Source, Stored, SubscriptionState,
     SubscriptionState::{Active, Expired, Suspended, Trial},
     billing::tests::{at, billing},
+    effective,
     grants::tests::{any_grants, grants},
 };
 
@@ -436,7 +444,7 @@ async fn the_cache_is_bounded_and_what_it_forgets_stays_locked() {
         let state = BillingState { org_id: org.clone(), ..state.clone() };
         bench.source.update(org, stored(state, 1));
     }
-    assert!(bench.source.0.cache.len() <= 50);
+    assert!(bench.source.0.len() <= 50);
 
     bench.fail();
     bench.seconds(7200);
@@ -475,6 +483,8 @@ enum Step {
     Push(usize, BillingState),
     Purge(usize),
     Invalidate(usize),
+    InvalidateAll,
+    Confirm,
     Fail(bool),
     Wait(u64),
 }
@@ -495,6 +505,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => ((0..4_usize), state()).prop_map(|(org, state)| Step::Push(org, state)),
         1 => (0..4_usize).prop_map(Step::Purge),
         1 => (0..4_usize).prop_map(Step::Invalidate),
+        1 => Just(Step::InvalidateAll),
+        2 => Just(Step::Confirm),
         3 => any::<bool>().prop_map(Step::Fail),
         4 => prop::sample::select(vec![1, 30, 60, 1800, 4000]).prop_map(Step::Wait),
     ]
@@ -534,6 +546,8 @@ proptest! {
                     bench.store.states.lock().unwrap().insert(orgs[n].clone(), Lookup::Purged);
                 }
                 Step::Invalidate(n) => bench.source.invalidate(&orgs[n]),
+                Step::InvalidateAll => bench.source.invalidate_all(),
+                Step::Confirm => bench.source.confirm(),
                 Step::Fail(true) => bench.fail(),
                 Step::Fail(false) => bench.repair(),
                 Step::Wait(seconds) => bench.seconds(seconds),

@@ -1,0 +1,69 @@
+//! [`Facts`]: what a cache holds, where that comes from, and what it is worth.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use pulse_kernel::OrgId;
+
+/// What a cache holds, where that comes from, and what it is worth: all that tells one cache from another.
+#[async_trait]
+pub trait Facts: fmt::Debug + Send + Sync + 'static {
+    /// What is known of one tenant. Cheap to clone, as every hit does.
+    type Fact: fmt::Debug + Clone + Send + Sync + 'static;
+    /// What the store says.
+    type Lookup: Send + 'static;
+
+    /// Asks the store.
+    ///
+    /// # Errors
+    /// When it cannot tell.
+    async fn read(&self, org: &OrgId) -> Result<Self::Lookup, ReadError<Self::Lookup>>;
+
+    /// What it amounts to that the store said so, `at` that time.
+    fn learn(&self, org: &OrgId, lookup: Self::Lookup, at: Timestamp) -> Self::Fact;
+
+    /// Whether `new` may take the place of `known`. What must not is told to be older.
+    fn replaces(&self, new: &Self::Fact, known: &Self::Fact, told: Told) -> bool;
+
+    /// Whether a tenant of which this is forgotten could be let do more than it may.
+    fn must_be_remembered(&self, fact: &Self::Fact) -> bool;
+
+    /// Whether the fact still holds at `now`, by time alone.
+    fn holds_at(&self, fact: &Self::Fact, now: Timestamp) -> bool {
+        let _ = (fact, now);
+        true
+    }
+
+    /// What became of it where it does not.
+    fn carried_to(&self, fact: &Self::Fact, now: Timestamp) -> Self::Fact {
+        let _ = now;
+        fact.clone()
+    }
+
+    /// How long the fact is served without asking the store again; `usual` and no longer.
+    fn refresh(&self, fact: &Self::Fact, usual: Duration) -> Duration {
+        let _ = fact;
+        usual
+    }
+}
+
+/// How something became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The store was read.
+    ByRead,
+    /// Whoever follows the store's changes said so.
+    ByUpdate,
+    /// A store that cannot be read found it in its own history.
+    ByHistory,
+}
+
+/// The store did not say.
+#[derive(Debug, Clone)]
+pub struct ReadError<L> {
+    /// What went wrong, for the log.
+    pub message: String,
+    /// What the store last said, where it knows that itself.
+    pub last_known: Option<L>,
+}
