@@ -48,6 +48,12 @@ pub enum PgOpenError {
          run deploy/postgres/roles.sql, and make this user a member of {schema}"
     )]
     NotPrepared { schema: &'static str, source: sqlx::Error },
+    /// The service's role was asked for when connecting and is not the current one.
+    #[error(
+        "the role {schema} was not taken: what is between this program and the database drops its startup options; set role, \
+         search_path and timeouts on the database user then, as docs/postgresql.md says"
+    )]
+    RoleNotTaken { schema: &'static str },
     /// The schema is older than the program.
     #[error(
         "the schema {schema} is at version {found} and this program needs {needed}; run `{program} migrate` as a database \
@@ -133,6 +139,15 @@ async fn check(target: &Target, schema: &'static Schema) -> Result<(), PgOpenErr
         _ => PgOpenError::Read { schema: name, source },
     };
     let mut conn = connect(&target.as_service(schema)).await.map_err(failed)?;
+    // Another role might see what this one must not.
+    let taken: bool = sqlx::query_scalar("SELECT current_user = $1")
+        .bind(name)
+        .fetch_one(&mut conn)
+        .await
+        .map_err(failed)?;
+    if !taken {
+        return Err(PgOpenError::RoleNotTaken { schema: name });
+    }
     let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
         .fetch_one(&mut conn)
         .await
