@@ -95,8 +95,32 @@ async fn finish(shutdown: &Shutdown) -> ExitCode {
 /// Says in one line why there is no start.
 fn refuse(error: &anyhow::Error) -> ExitCode {
     let setting = error.chain().find_map(|cause| cause.downcast_ref::<SettingError>());
-    let line = setting.map_or_else(|| format!("cannot start: {error:#}"), ToString::to_string);
+    let line = setting.map_or_else(|| format!("cannot start: {}", causes(error)), ToString::to_string);
     // Nobody is left to tell when stderr is closed.
     let _ = writeln!(std::io::stderr(), "{}", line.replace('\n', " "));
     ExitCode::from(setting.map_or(FAILED, SettingError::exit_code))
+}
+
+/// The error and what caused it; a cause whose words have been said already is not said again.
+fn causes(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = said + ": " + &cause;
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let error = anyhow!("denied").context("the schema cannot be read: denied").context("lifecycle");
+        assert_eq!(causes(&error), "lifecycle: the schema cannot be read: denied");
+    }
 }
