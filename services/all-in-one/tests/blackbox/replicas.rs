@@ -283,3 +283,13 @@ async fn one_replica_of_each_is_enough() {
     assert_eq!(same, bobs);
     no_saga_is_left_open(&system).await;
 }
+
+#[tokio::test]
+async fn replicas_end_in_peace_and_keep_nothing_to_themselves() {
+    let mut system = System::replicated().start().await;
+    let org_id = system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
+    assert_eq!(system.stop().await, [Some(0); 5 * REPLICAS], "{}", system.log());
+    assert!(!system.data().exists(), "all of it is in PostgreSQL");
+    system.start_again().await;
+    let _ = system.admin().organization(&org_id).await.expect(200);
+}
