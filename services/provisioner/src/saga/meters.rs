@@ -29,7 +29,9 @@ impl Meters {
         let observed = [
             meter
                 .u64_observable_gauge("pulse_hosted_provisionings_stuck")
-                .with_description("Sagas that need an operator, or wait for another service to come back")
+                .with_description(
+                    "Sagas, of all replicas, that need an operator or wait for another service to come back",
+                )
                 .with_callback(move |gauge| gauge.observe(observed_stuck.load(Ordering::Relaxed), &[]))
                 .build(),
             meter

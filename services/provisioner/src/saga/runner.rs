@@ -220,8 +220,7 @@ impl Runner {
     }
 
     /// Commits an advance. An outcome that nobody knows is read back; one that certainly failed is tried again, also when the
-    /// store is only overloaded: what is begun comes before what asks to begin. After a while the saga is left to whoever
-    /// recovers it.
+    /// store is only overloaded: what has begun is not shed. After a while the saga is left to whoever recovers it.
     async fn commit(&self, advance: Advance) -> Result<Saga, NotCommitted> {
         let mut advanced = advance.saga.clone();
         advanced.version += 1;

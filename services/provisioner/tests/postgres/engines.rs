@@ -17,7 +17,7 @@ use crate::{
     support::WAIT,
 };
 
-/// Where a replica may stand when it dies or stalls: before each call, and before each commit.
+/// The calls of a saga, in their order.
 fn places() -> impl Iterator<Item = Call> {
     [Call::Create, Call::StartTrial, Call::Activate].into_iter()
 }
@@ -142,28 +142,33 @@ async fn what_is_due_is_shared_among_the_replicas() {
     let (one_chaos, two_chaos) = (Chaos::new(&[]), Chaos::new(&[]));
     let one = deployment.replica("one", &one_chaos).await;
     let two = deployment.replica("two", &two_chaos).await;
-    // Both look before either takes anything: each has room for 32, and there are more than that on the page.
+    // Both look at once: each has room for 32, and finds the same 100.
     let (first, second) = tokio::join!(one.engine.recover(), two.engine.recover());
     assert!(first.unwrap() && second.unwrap(), "more is due than there is room for");
+    one.engine.idle().await;
+    two.engine.idle().await;
+    let done = SagaQuery { state: Some(StateFilter::Done), limit: 1000, ..SagaQuery::default() };
+    let taken = two.store.list_sagas(done.clone()).await.unwrap().len();
+    let both = |call| one_chaos.count(call) + two_chaos.count(call);
+    // Four commits a saga, the take-over included; what is more was in vain. By chance it is a third of 32, and in the same
+    // order it would be all of them.
+    let in_vain = both(Call::Commit) - 4 * taken;
+    assert!(in_vain <= 22, "{in_vain} were taken over in vain, and {taken} not");
+    assert_eq!(taken + in_vain, 64);
+
     one.keep_recovering();
     two.keep_recovering();
-    let done = SagaQuery { state: Some(StateFilter::Done), limit: 1000, ..SagaQuery::default() };
     eventually(Duration::from_mins(1), async || {
         two.store.list_sagas(done.clone()).await.unwrap().len() == SAGAS
     })
     .await;
     join_all(sagas.iter().map(|saga| deployment.is_whole(&*one.store, &saga.org_id))).await;
-
-    let both = |call| one_chaos.count(call) + two_chaos.count(call);
     for call in places() {
         assert_eq!(both(call), SAGAS, "{call:?}: each step of each saga once");
     }
     for chaos in [&one_chaos, &two_chaos] {
         assert!(chaos.count(Call::Activate) > SAGAS / 10, "each has its share");
     }
-    // Four commits a saga, the take-over included; what is more was in vain.
-    let in_vain = both(Call::Commit) - 4 * SAGAS;
-    assert!(in_vain < SAGAS / 2, "{in_vain} of {SAGAS} were taken over in vain");
 }
 
 /// What is stuck is stuck for all: every replica tells the same number, whoever let it get stuck or set it going again.
