@@ -47,8 +47,7 @@ impl System {
     /// When what is stored cannot be read.
     pub async fn stored_billing_state(&self, org_id: &str) -> Option<Value> {
         if self.database().is_some() {
-            let query =
-                "SELECT state || jsonb_build_object('org_id', org_id) FROM billing_states WHERE org_id = $1";
+            let query = "SELECT state FROM billing_states WHERE org_id = $1";
             let rows = self.billing_rows(query, org_id).await;
             assert!(rows.len() <= 1, "one row a tenant: {rows:?}");
             return rows.into_iter().next();
