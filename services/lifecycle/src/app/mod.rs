@@ -82,26 +82,13 @@ impl Organizations {
         let told = Arc::clone(&changed);
         self.store.follow(shutdown, Box::new(move || told.notify_one()));
         let this = self.clone();
+        let refresh = move || {
+            let this = this.clone();
+            async move { this.metrics.show_active_tenants(&*this.store).await }
+        };
         let draining = shutdown.draining();
         shutdown.spawn("active tenants", async move {
-            let refreshing = async {
-                let mut failing = false;
-                loop {
-                    changed.notified().await;
-                    let refreshed = this.metrics.show_active_tenants(&*this.store).await;
-                    if let Err(error) = &refreshed {
-                        if !failing {
-                            tracing::warn!(%error, "the number of active tenants is not up to date");
-                        }
-                        // Until it can be counted.
-                        changed.notify_one();
-                    }
-                    failing = refreshed.is_err();
-                    // What others change meanwhile is counted at once.
-                    sleep(REFRESH_PAUSE).await;
-                }
-            };
-            tokio::select! { () = draining => {}, () = refreshing => {} }
+            tokio::select! { () = draining => {}, () = refresh_whenever(&changed, refresh) => {} }
         });
     }
 
@@ -234,6 +221,27 @@ impl Organizations {
         if let Err(error) = self.metrics.show_active_tenants(&*self.store).await {
             tracing::warn!(%error, "the number of active tenants is not up to date");
         }
+    }
+}
+
+/// Refreshes the number of active tenants whenever it is told of changes; those that come soon after each other share one.
+async fn refresh_whenever<F>(changed: &Notify, mut refresh: impl FnMut() -> F)
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let mut failing = false;
+    loop {
+        changed.notified().await;
+        let refreshed = refresh().await;
+        if let Err(error) = &refreshed {
+            if !failing {
+                tracing::warn!(%error, "the number of active tenants is not up to date");
+            }
+            // Until it can be counted.
+            changed.notify_one();
+        }
+        failing = refreshed.is_err();
+        sleep(REFRESH_PAUSE).await;
     }
 }
 

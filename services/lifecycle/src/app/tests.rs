@@ -1,18 +1,20 @@
 //! What the use cases add to domain and store: doing it again, reading back, and not stopping halfway.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, future::ready, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
 use jiff::SignedDuration;
 use pulse_kernel::{EmailAddress, OrgId, OrgName, UserId};
 use pulse_runtime::Shutdown;
+use pulse_store::StoreError;
 use pulse_testkit::{ManualClock, SeededEntropy, eventually};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Organizations,
     operations::Order,
     reaper::{Reaped, Reaper},
+    refresh_whenever,
     tenancy::NewOrganization,
 };
 use crate::{
@@ -282,4 +284,32 @@ async fn a_restoration_next_to_the_reaper_wins_or_is_refused_but_never_half() {
             Err(_) => assert_eq!((status.kind(), look.unwrap().unwrap().begun), (StatusKind::Purging, 1)),
         }
     }
+}
+
+/// Time moves when nothing else can: nobody waits for real.
+#[tokio::test(start_paused = true)]
+async fn tenants_are_counted_soon_after_a_change_but_seldom_and_until_it_succeeds() {
+    let (changed, counted) = (Notify::new(), Cell::new(0_u32));
+    let begin = Instant::now();
+    let refreshing = refresh_whenever(&changed, || {
+        counted.set(counted.get() + 1);
+        let away = begin.elapsed() < Duration::from_secs(2);
+        ready(if away { Err(StoreError::Unavailable("away")) } else { Ok(()) })
+    });
+    let checking = async {
+        changed.notify_one();
+        // Once a pause, until it succeeds, and then no more.
+        eventually(WAIT, async || begin.elapsed() > Duration::from_secs(10)).await;
+        assert_eq!(counted.get(), 9);
+        // A thousand changes in ten seconds.
+        for _ in 0..1000 {
+            changed.notify_one();
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert!((40..=50).contains(&counted.get()), "{}", counted.get());
+        changed.notify_one();
+        let before = counted.get();
+        eventually(Duration::from_secs(1), async || counted.get() > before).await;
+    };
+    tokio::select! { () = refreshing => {}, () = checking => {} }
 }

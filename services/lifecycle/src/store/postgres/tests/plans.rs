@@ -31,7 +31,9 @@ INSERT INTO audit_events
 SELECT id, 1, created_at, 'seed', 'organization_created', '{}', decode(repeat('00', 16), 'hex'), zero, zero, zero
 FROM organizations, decode(repeat('00', 32), 'hex') AS zero WHERE id LIKE 'seed-%';
 INSERT INTO audit_heads SELECT org_id, sequence, hash FROM audit_events WHERE org_id LIKE 'seed-%';
-INSERT INTO changes (org_id, version, at) SELECT id, 1, created_at FROM organizations WHERE id LIKE 'seed-%';
+-- Of transactions long ago: what was changed since the oldest one that still goes on is read again and again.
+INSERT INTO changes (xid, org_id, version, at)
+SELECT (1 + row_number() OVER () % 500)::text::xid8, id, 1, created_at FROM organizations WHERE id LIKE 'seed-%';
 SELECT count_tenants_anew();
 ANALYZE";
 
@@ -39,11 +41,16 @@ ANALYZE";
 const SMALL: [&str; 6] =
     ["status_counts", "leases", "legal_transitions", "feed", "followers", "_sqlx_migrations"];
 
+/// How often each statement that reads is carried out: from the sixth time on, the server may use a plan that is good for any
+/// parameters.
+const TIMES: u32 = 8;
+
 /// How many rows a plan, and what is below it, read only to leave them out, and whether each is found by an index.
 fn waste(plan: &Value) -> u64 {
     let below = plan["Plans"].as_array().into_iter().flatten();
     let kind = plan["Node Type"].as_str().unwrap_or_default();
-    assert!(["Limit", "Index Scan", "Index Only Scan"].contains(&kind), "{plan:#}");
+    // A result is the setting that says whose rows are seen.
+    assert!(["Limit", "Index Scan", "Index Only Scan", "Result"].contains(&kind), "{plan:#}");
     plan["Rows Removed by Filter"].as_u64().unwrap_or_default() + below.map(waste).sum::<u64>()
 }
 
@@ -70,6 +77,23 @@ async fn no_list_reads_more_rows_than_it_returns() {
             assert_eq!(waste(&plan[0]["Plan"]), 0, "{mode}: {query}\n{plan:#}");
         }
     }
+}
+
+async fn read_everything(store: &PostgresStore) {
+    for status in [None].into_iter().chain(StatusKind::ALL.map(Some)) {
+        for after in ["a", "seed-5", "seed-99998"] {
+            store.list(status, Some(&id(after)), 100).await.unwrap();
+        }
+        assert_eq!(store.list(status, None, 100).await.unwrap().len(), 100);
+    }
+    let due = store.due(Timestamp::MAX, None, 100).await.unwrap();
+    assert_eq!(store.due(Timestamp::MAX, due.last(), 100).await.unwrap().len(), 100);
+    let purging = store.purging(None, 100).await.unwrap();
+    assert_eq!(store.purging(purging.last(), 100).await.unwrap().len(), 100);
+    assert_eq!(store.history(&id("seed-8")).await.unwrap().len(), 1);
+    assert_eq!(store.audit_events(&id("seed-8"), None, 100).await.unwrap().len(), 1);
+    assert_eq!(store.audit_events(&id("acme"), Some(4), 2).await.unwrap().len(), 2);
+    store.counts().await.unwrap();
 }
 
 #[tokio::test]
@@ -103,23 +127,12 @@ async fn no_statement_reads_a_table_from_end_to_end_among_100_000_organizations(
     let barred = Removal::of_unknown(id("late"), START);
     assert_eq!(store.remove(barred, by("service:test")).await.unwrap(), Written::Done);
 
+    for _ in 0..TIMES {
+        read_everything(&store).await;
+    }
+    store.ping().await.unwrap();
     assert!(matches!(store.find(&id("gone-9")).await.unwrap(), Found::Tombstone(_)));
     assert_eq!(store.find(&id("nowhere")).await.unwrap(), Found::Nothing);
-    for status in [None].into_iter().chain(StatusKind::ALL.map(Some)) {
-        for after in ["a", "seed-5", "seed-99998"] {
-            store.list(status, Some(&id(after)), 100).await.unwrap();
-        }
-        assert_eq!(store.list(status, None, 100).await.unwrap().len(), 100);
-    }
-    let due = store.due(Timestamp::MAX, None, 100).await.unwrap();
-    assert_eq!(store.due(Timestamp::MAX, due.last(), 100).await.unwrap().len(), 100);
-    let purging = store.purging(None, 100).await.unwrap();
-    assert_eq!(store.purging(purging.last(), 100).await.unwrap().len(), 100);
-    assert_eq!(store.history(&id("seed-8")).await.unwrap().len(), 1);
-    assert_eq!(store.audit_events(&id("seed-8"), None, 100).await.unwrap().len(), 1);
-    assert_eq!(store.audit_events(&id("acme"), Some(4), 2).await.unwrap().len(), 2);
-    store.counts().await.unwrap();
-    store.ping().await.unwrap();
     let shutdown = Shutdown::new();
     let (told, hears) = std::sync::mpsc::channel();
     store.follow(&shutdown, Box::new(move || told.send(()).unwrap_or_default()));
