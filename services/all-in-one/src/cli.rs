@@ -121,6 +121,7 @@ impl Config {
             common: self.common.clone(),
             endpoints: self.endpoints.clone(),
             billing: self.billing.clone(),
+            task: None,
         }
     }
 

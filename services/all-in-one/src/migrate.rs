@@ -12,6 +12,7 @@ pub(crate) async fn every_schema(config: &Config) -> anyhow::Result<String> {
     let lines = [
         pulse_lifecycle::migrate(&config.lifecycle()).await.context("lifecycle")?,
         pulse_provisioner::migrate(&config.provisioner()).await.context("provisioner")?,
+        pulse_billing_state::migrate(&config.billing_state()).await.context("billing-state")?,
         pulse_signup_gateway::migrate(&config.signup_gateway()).await.context("signup-gateway")?,
     ];
     Ok(lines.join("\n"))

@@ -37,7 +37,8 @@ pub(crate) async fn start(config: &mut Config, shutdown: &Shutdown) -> anyhow::R
     let listeners = listen(config).await?;
     let addrs = edge_addrs(&listeners.edge, config.common.hosted_mode)?;
     let lifecycle = pulse_lifecycle::open_store(&config.lifecycle()).await.context("lifecycle")?;
-    let billing_state = pulse_billing_state::open_store(&config.billing_state()).context("billing-state")?;
+    let billing_state =
+        pulse_billing_state::open_store(&config.billing_state()).await.context("billing-state")?;
     let provisioner = pulse_provisioner::open_store(&config.provisioner()).await.context("provisioner")?;
     let signup_gateway =
         pulse_signup_gateway::open_store(&config.signup_gateway()).await.context("signup-gateway")?;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use jiff::SignedDuration;
 use pulse_entitlements::{Catalog, DatabaseSourceConfig};
-use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, settings::positive_duration};
+use pulse_runtime::{CommonSettings, Endpoints, Service, SettingError, Task, settings::positive_duration};
 
 use crate::domain::Plans;
 
@@ -26,6 +26,10 @@ pub struct Config {
     /// What only this service takes.
     #[command(flatten)]
     pub billing: BillingSettings,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
 }
 
 impl Config {

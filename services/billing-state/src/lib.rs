@@ -8,7 +8,7 @@
 //! | [`config`] | the settings of this service |
 //! | `grpc` | the three gRPC services: convert, call, convert |
 //! | `convert` | protobuf to and from domain types |
-//! | `app` | the use cases, and the push of every change to the cache |
+//! | `app` | the use cases, and the push of every change to the cache, whichever replica made it |
 //! | [`domain`] | what a state may become; pure |
 //! | [`store`] | where states and their history are kept |
 //! | `error` | everything that can go wrong, mapped once to what callers see |
@@ -41,20 +41,38 @@ use tokio::net::TcpListener;
 pub use crate::config::{BillingSettings, Config};
 use crate::{
     app::{BillingStates, source::Stored},
-    store::{Store, file::FileStore},
+    store::{
+        Store,
+        file::FileStore,
+        postgres::{PostgresStore, SCHEMA},
+    },
 };
 
 /// How often the store is probed for readiness.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Opens the store that the settings name.
+/// Opens the store that the settings name: the one in PostgreSQL where they name a database, else the files.
 ///
 /// # Errors
-/// When another process has it, or the disk fails.
-pub fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    let store = FileStore::open(&config.common.data_dir, Arc::new(SystemClock), Arc::new(OsEntropy))
-        .context("cannot open the billing store (PULSE_DATA_DIR)")?;
-    Ok(Arc::new(store))
+/// When the database cannot be used, or does not fit this program; or when another process has the files, or the disk fails.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let (database, clock, entropy) = (&config.common.database, Arc::new(SystemClock), Arc::new(OsEntropy));
+    Ok(if database.database_url.is_some() {
+        Arc::new(PostgresStore::open(database, clock, entropy).await?)
+    } else {
+        let files = FileStore::open(&config.common.data_dir, clock, entropy);
+        Arc::new(files.context("cannot open the billing store (PULSE_DATA_DIR)")?)
+    })
+}
+
+/// Brings the schema in PostgreSQL up to date, and says at which version it is.
+///
+/// # Errors
+/// When the settings name no database, its user may not change the schema, or it belongs to a newer program.
+pub async fn migrate(config: &Config) -> anyhow::Result<String> {
+    pulse_store::postgres::migrate(&config.common.database, &SCHEMA).await?;
+    let version = SCHEMA.migrator.iter().map(|migration| migration.version).max().unwrap_or_default();
+    Ok(format!("{} is at version {version}", SCHEMA.name))
 }
 
 /// Serves on `listener` until `shutdown` is done.
@@ -85,6 +103,7 @@ pub async fn serve_at(
     let reader = Arc::new(Stored(store.clone()));
     let source = DatabaseSource::new(reader, &plans.catalog, config.billing.source(), clock.clone());
     let states = BillingStates::new(store.clone(), source, plans, clock);
+    states.follow_others(&shutdown);
 
     let limits = Limits {
         max_in_flight: config.common.max_in_flight.get(),

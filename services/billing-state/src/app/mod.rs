@@ -3,29 +3,44 @@
 //! | module | holds |
 //! |---|---|
 //! | here | [`BillingStates`]: start a trial, read, set, purge, list the audit |
+//! | [`current`] | the cache, told of what is done here and of what is heard of others |
 //! | [`source`] | the store as what entitlements are read from |
 //!
 //! A change that has begun goes on to its end when its caller goes away, so that what is committed is always pushed.
+//!
+//! Where replicas share the store, each follows what the others change. An operator's change and a purge are answered when
+//! every replica that is alive has heard of them: from then on none answers with what was before.
 
+pub(crate) mod current;
 pub(crate) mod source;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::metrics::Histogram;
 use pulse_entitlements::{Answer, BillingState, DatabaseSource, Lookup, Stored};
 use pulse_kernel::{Clock, OrgId};
-use pulse_store::{audit::AuditRecord, time};
-use tokio::time::Instant;
+use pulse_runtime::Shutdown;
+use pulse_store::{
+    audit::AuditRecord,
+    postgres::feed::{Change, Event},
+    time,
+};
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument as _;
 
+use self::current::Current;
 use crate::{
     domain::{Author, Key, Plans, SetRequest, Write, set, trial},
     error::BillingError,
-    store::{Committed, Purge, Store, StoreError},
+    store::{Committed, Purge, Purged, Store, StoreError},
 };
 
 /// How often a change is decided anew because another one came first.
 const ATTEMPTS: usize = 8;
+
+/// How many tenants that others have changed are read again at a time. More wait until they are asked for, so that no burst of
+/// changes keeps the store from everyone else.
+const REFRESHING: usize = 4;
 
 /// The use cases. Clones share everything.
 #[derive(Debug, Clone)]
@@ -34,10 +49,11 @@ pub(crate) struct BillingStates(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn Store>,
-    source: DatabaseSource,
+    current: Current,
     plans: Plans,
     clock: Arc<dyn Clock>,
     propagation: Histogram<f64>,
+    refreshing: Arc<Semaphore>,
 }
 
 impl BillingStates {
@@ -50,22 +66,37 @@ impl BillingStates {
         let propagation = pulse_runtime::telemetry::meter("pulse-billing-state")
             .f64_histogram("pulse_hosted_billing_propagation")
             .with_unit("s")
-            .with_description("From the commit of a billing state to its first possible use in an answer")
+            .with_description(
+                "From the commit of a billing state to its first possible use in an answer, in each replica that served an older \
+                 one; in another replica than the one that made it, from the decision, by the clocks of the two",
+            )
             .build();
-        Self(Arc::new(Inner { store, source, plans, clock, propagation }))
+        let (current, refreshing) = (Current::new(source), Arc::new(Semaphore::new(REFRESHING)));
+        Self(Arc::new(Inner { store, current, plans, clock, propagation, refreshing }))
+    }
+
+    /// From now on this replica does not go on answering with what another one has changed.
+    pub(crate) fn follow_others(&self, shutdown: &Shutdown) {
+        let inner = self.0.clone();
+        let on = move |event| match event {
+            Event::Reset => inner.current.reset(),
+            Event::Changed(change) => inner.hear(change),
+        };
+        self.0.store.follow(shutdown, Box::new(on));
     }
 
     /// What the tenant may use now.
     pub(crate) async fn entitlements(&self, org: &OrgId) -> Result<Answer, BillingError> {
-        Ok(self.0.source.answer(org).await?)
+        Ok(self.0.current.answer(org).await?)
     }
 
     /// The stored state; none where none is.
     pub(crate) async fn get(&self, org: &OrgId) -> Result<Option<BillingState>, BillingError> {
+        let begun = self.0.current.begin(org);
         match self.0.store.get(org).await? {
             Lookup::Stored(stored) => {
                 // Whoever reads an edit by hand spares the others the wait for the next refresh.
-                self.0.source.update(org, Lookup::Stored(stored.clone()));
+                begun.found(Lookup::Stored(stored.clone()));
                 Ok(Some(stored.state))
             }
             Lookup::NotStored => Ok(None),
@@ -93,7 +124,7 @@ impl BillingStates {
             };
             match trial::start(&org, stored.as_ref(), &key, author, &inner.plans, inner.now()) {
                 Ok(write) => match inner.put(write).await {
-                    Ok(stored) => return Ok((stored.state, true)),
+                    Ok((stored, _)) => return Ok((stored.state, true)),
                     Err(StoreError::Conflict) => {}
                     Err(error) => return Err(error.into()),
                 },
@@ -126,7 +157,10 @@ impl BillingStates {
                 let write =
                     set::set(&org, stored.as_ref(), &asked, author.clone(), &inner.plans, inner.now())?;
                 match inner.put(write).await {
-                    Ok(stored) => return Ok(stored.state),
+                    Ok((stored, transaction)) => {
+                        inner.until_heard(transaction).await;
+                        return Ok(stored.state);
+                    }
                     // Another change came first. Decided anew, this one replaces it, or its etag is stale now.
                     Err(StoreError::Conflict) => {}
                     Err(error) => return Err(error.into()),
@@ -143,13 +177,14 @@ impl BillingStates {
             return Err(BillingError::DefaultOrg);
         }
         self.to_the_end(|inner| async move {
-            let purge = inner.store.purge(&org, created_by.as_ref()).await.inspect_err(|_| {
-                inner.source.invalidate(&org);
-            })?;
+            let begun = inner.current.begin(&org);
+            let purge = inner.store.purge(&org, created_by.as_ref()).await;
+            let Purged { purge, transaction } = purge.inspect_err(|_| begun.unknown())?;
             match purge {
-                Purge::Removed | Purge::Nothing => inner.source.update(&org, Lookup::Purged),
+                Purge::Removed | Purge::Nothing => begun.found(Lookup::Purged),
                 Purge::NotTheirs => tracing::info!(org_id = %org, "left alone: another request made it"),
             }
+            inner.until_heard(transaction).await;
             Ok(purge == Purge::Removed)
         })
         .await
@@ -182,20 +217,53 @@ impl Inner {
         time::truncate(self.clock.now())
     }
 
-    /// Carries out a write and pushes it to whoever answers with entitlements.
-    async fn put(&self, write: Write) -> Result<Stored, StoreError> {
-        let org = write.state.org_id.clone();
+    /// Carries out a write and pushes it to whoever answers with entitlements here. What is stored now, and the transaction, for
+    /// [`Inner::until_heard`].
+    async fn put(&self, write: Write) -> Result<(Stored, Option<i64>), StoreError> {
+        let begun = self.current.begin(&write.state.org_id);
         match self.store.put(write).await {
-            Ok(Committed { stored, at }) => {
-                self.source.update(&org, Lookup::Stored(Box::new(stored.clone())));
-                self.propagation.record(Instant::now().duration_since(at).as_secs_f64(), &[]);
-                Ok(stored)
+            Ok(Committed { stored, at, transaction }) => {
+                begun.found(Lookup::Stored(Box::new(stored.clone())));
+                self.propagated(Instant::now().duration_since(at));
+                Ok((stored, transaction))
             }
             Err(error) => {
                 // It may have happened all the same.
-                self.source.invalidate(&org);
+                begun.unknown();
                 Err(error)
             }
         }
+    }
+
+    /// Waits, within bounds, until the other replicas do not answer any more with what was before the transaction.
+    async fn until_heard(&self, transaction: Option<i64>) {
+        let Some(transaction) = transaction else { return };
+        if !self.store.heard(transaction).await {
+            tracing::warn!(
+                "not every replica has heard of a change in time; those that have not serve what was before"
+            );
+        }
+    }
+
+    /// A change was made, here or elsewhere.
+    fn hear(self: &Arc<Self>, Change { org_id, version, at }: Change) {
+        if !self.current.changed(&org_id, u64::try_from(version).unwrap_or_default()) {
+            return;
+        }
+        // The other replica's clock to ours: what the two are apart is in it.
+        self.propagated(self.clock.now().duration_since(at).try_into().unwrap_or_default());
+        // The next who asks would wait for the store, or, should it go away now, be answered with what was before.
+        let Ok(permit) = self.refreshing.clone().try_acquire_owned() else { return };
+        let inner = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(gone) = inner.current.answer(&org_id).await {
+                tracing::debug!(%org_id, %gone, "another replica has removed a tenant");
+            }
+        });
+    }
+
+    fn propagated(&self, after: Duration) {
+        self.propagation.record(after.as_secs_f64(), &[]);
     }
 }

@@ -1,16 +1,25 @@
 //! What every store does, whatever it is made of.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use async_trait::async_trait;
 use futures::future::join_all;
 use pulse_entitlements::{BillingState, Lookup, Stored, SubscriptionState};
 use pulse_kernel::OrgId;
-use pulse_store::audit::verify;
-use pulse_testkit::{ManualClock, SeededEntropy};
+use pulse_store::audit::{AuditRecord, verify};
+use pulse_testkit::{ManualClock, Postgres, SeededEntropy};
 
-use super::{Committed, Purge, Store, StoreError, file::FileStore, memory::MemoryStore};
+use super::{
+    Committed, Purge, Purged, Store, StoreError,
+    file::FileStore,
+    memory::MemoryStore,
+    postgres::{PostgresStore, tests::open},
+};
 use crate::domain::{
-    Expected, Write,
+    Expected, Key, Write,
     tests::{ask, key, org, set_on, trial_write},
 };
 use SubscriptionState::{Active, Expired, Suspended};
@@ -20,18 +29,29 @@ macro_rules! conformance {
     ($($test:ident)*) => {
         mod memory {
             $(#[tokio::test] async fn $test() {
-                super::$test(Arc::new(super::MemoryStore::new(Arc::new(super::SeededEntropy::default())))).await;
+                let entropy = super::Arc::new(super::SeededEntropy::default());
+                super::$test(super::Arc::new(super::MemoryStore::new(entropy))).await;
             })*
-            use std::sync::Arc;
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $test() {
+                let database = super::Postgres::shared().await.database().await;
+                super::$test(super::Arc::new(super::open(&database, 4).await)).await;
+            })*
+        }
+        mod replicas {
+            $(#[tokio::test] async fn $test() {
+                super::$test(super::Arc::new(super::Replicas::start().await)).await;
+            })*
         }
         mod file {
             $(#[tokio::test] async fn $test() {
                 let data = tempfile::tempdir().unwrap();
                 let (clock, entropy) = (super::ManualClock::default(), super::SeededEntropy::default());
-                let store = super::FileStore::open(data.path(), Arc::new(clock), Arc::new(entropy)).unwrap();
-                super::$test(Arc::new(store)).await;
+                let (clock, entropy) = (super::Arc::new(clock), super::Arc::new(entropy));
+                let store = super::FileStore::open(data.path(), clock, entropy).unwrap();
+                super::$test(super::Arc::new(store)).await;
             })*
-            use std::sync::Arc;
         }
     };
 }
@@ -40,6 +60,8 @@ conformance! {
     what_is_put_is_there_with_its_revision
     a_write_replaces_only_what_it_expects
     of_many_writes_that_expect_the_same_one_wins
+    of_many_first_writes_one_wins
+    a_purge_among_writes_is_the_last_of_them
     a_purge_leaves_nothing_and_nothing_comes_back
     a_purge_with_a_key_leaves_alone_what_another_made
     a_purge_of_nothing_keeps_a_late_trial_out
@@ -50,6 +72,51 @@ conformance! {
 }
 
 type AnyStore = Arc<dyn Store>;
+
+/// The stores of two replicas on one database, of which each call goes to the other one than the last.
+#[derive(Debug)]
+struct Replicas {
+    stores: [PostgresStore; 2],
+    calls: AtomicUsize,
+}
+
+impl Replicas {
+    async fn start() -> Self {
+        let database = Postgres::shared().await.database().await;
+        Self { stores: [open(&database, 4).await, open(&database, 4).await], calls: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &PostgresStore {
+        &self.stores[self.calls.fetch_add(1, Ordering::Relaxed) % 2]
+    }
+}
+
+#[async_trait]
+impl Store for Replicas {
+    async fn get(&self, org: &OrgId) -> Result<Lookup, StoreError> {
+        self.next().get(org).await
+    }
+    async fn put(&self, write: Write) -> Result<Committed, StoreError> {
+        self.next().put(write).await
+    }
+    async fn creator(&self, org: &OrgId) -> Result<Option<String>, StoreError> {
+        self.next().creator(org).await
+    }
+    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purged, StoreError> {
+        self.next().purge(org, created_by).await
+    }
+    async fn audit(
+        &self,
+        org: &OrgId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<AuditRecord>, StoreError> {
+        self.next().audit(org, before, limit).await
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.next().ping().await
+    }
+}
 
 async fn put(store: &AnyStore, write: Write) -> Stored {
     let Committed { stored, .. } = store.put(write).await.unwrap();
@@ -99,30 +166,68 @@ async fn of_many_writes_that_expect_the_same_one_wins(store: AnyStore) {
     assert_eq!(store.audit(&org(), None, 50).await.unwrap().len(), 2);
 }
 
+async fn of_many_first_writes_one_wins(store: AnyStore) {
+    let keys: Vec<String> = (0..20).map(|n| format!("k-{n}")).collect();
+    let outcomes = join_all(keys.iter().map(|key| store.put(trial_write(key, 0)))).await;
+    let won = outcomes.iter().position(Result::is_ok).unwrap();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(StoreError::Conflict))));
+    assert_eq!(store.creator(&org()).await.unwrap().as_ref(), Some(&keys[won]));
+    assert_eq!(get(&store).await.revision, 1);
+    assert_eq!(store.audit(&org(), None, 50).await.unwrap().len(), 1);
+}
+
+async fn a_purge_among_writes_is_the_last_of_them(store: AnyStore) {
+    let trial = put(&store, trial_write("k", 0)).await;
+    let writing = async {
+        let mut state = trial.state.clone();
+        for second in 1.. {
+            match store.put(set_on(&state, &ask(Active), second)).await {
+                Ok(Committed { stored, .. }) => state = stored.state,
+                Err(StoreError::Purged) => break,
+                Err(error) => panic!("{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let purging = async {
+        while store.audit(&org(), None, 50).await.unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let org = org();
+        join_all((0..4).map(|_| store.purge(&org, None))).await
+    };
+    let ((), purges) = tokio::join!(writing, purging);
+    let removed = purges.into_iter().filter(|purge| purge.as_ref().unwrap().purge == Purge::Removed);
+    assert_eq!(removed.count(), 1);
+    assert_eq!(store.get(&org()).await.unwrap(), Lookup::Purged);
+    assert_eq!(store.audit(&org(), None, 10).await.unwrap(), []);
+}
+
 async fn a_purge_leaves_nothing_and_nothing_comes_back(store: AnyStore) {
     let trial = put(&store, trial_write("k", 0)).await;
-    assert_eq!(store.purge(&org(), None).await.unwrap(), Purge::Removed);
+    assert_eq!(store.purge(&org(), None).await.unwrap().purge, Purge::Removed);
     assert_eq!(store.get(&org()).await.unwrap(), Lookup::Purged);
     assert_eq!(store.audit(&org(), None, 10).await.unwrap(), []);
     assert_eq!(store.creator(&org()).await.unwrap(), None);
     for write in [trial_write("k", 9), set_on(&trial.state, &ask(Active), 9)] {
         assert!(matches!(store.put(write).await, Err(StoreError::Purged)));
     }
-    assert_eq!(store.purge(&org(), None).await.unwrap(), Purge::Nothing);
-    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap(), Purge::Nothing);
+    assert_eq!(store.purge(&org(), None).await.unwrap().purge, Purge::Nothing);
+    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap().purge, Purge::Nothing);
 }
 
 async fn a_purge_with_a_key_leaves_alone_what_another_made(store: AnyStore) {
     let trial = put(&store, trial_write("mine", 0)).await;
-    assert_eq!(store.purge(&org(), Some(&key("theirs"))).await.unwrap(), Purge::NotTheirs);
+    assert_eq!(store.purge(&org(), Some(&key("theirs"))).await.unwrap().purge, Purge::NotTheirs);
     assert_eq!(get(&store).await, trial);
     put(&store, set_on(&trial.state, &ask(Active), 5)).await;
-    assert_eq!(store.purge(&org(), Some(&key("mine"))).await.unwrap(), Purge::Removed);
+    assert_eq!(store.purge(&org(), Some(&key("mine"))).await.unwrap().purge, Purge::Removed);
     assert_eq!(store.get(&org()).await.unwrap(), Lookup::Purged);
 }
 
 async fn a_purge_of_nothing_keeps_a_late_trial_out(store: AnyStore) {
-    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap(), Purge::Nothing);
+    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap().purge, Purge::Nothing);
     assert!(matches!(store.put(trial_write("k", 0)).await, Err(StoreError::Purged)));
     assert_eq!(store.get(&org()).await.unwrap(), Lookup::Purged);
 }
@@ -160,7 +265,7 @@ async fn tenants_do_not_see_each_other(store: AnyStore) {
     write.state.org_id = other.clone();
     write.draft.org_id = other.clone();
     put(&store, write).await;
-    assert_eq!(store.purge(&other, None).await.unwrap(), Purge::Removed);
+    assert_eq!(store.purge(&other, None).await.unwrap().purge, Purge::Removed);
     assert_eq!(get(&store).await, trial);
     assert_eq!(store.audit(&other, None, 10).await.unwrap(), []);
     assert_eq!(store.audit(&org(), None, 10).await.unwrap().len(), 1);

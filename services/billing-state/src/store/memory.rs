@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +15,7 @@ use pulse_kernel::{Entropy, OrgId};
 use pulse_store::audit::{AuditRecord, Salt, memory::Chains};
 use tokio::time::Instant;
 
-use super::{Committed, Purge, Store, StoreError};
+use super::{Committed, Purge, Purged, Store, StoreError};
 use crate::domain::{Expected, Key, Write, document};
 
 /// The store. Clones share it.
@@ -87,23 +86,24 @@ impl Store for MemoryStore {
         let record = tenants.chains.append(draft, Salt::random(&*self.0.entropy));
         let stored = Stored { state, revision: u64::try_from(record.sequence).unwrap_or_default() };
         tenants.states.insert(stored.state.org_id.clone(), Some(stored.clone()));
-        Ok(Committed { stored, at: Instant::now() })
+        Ok(Committed { stored, at: Instant::now(), transaction: None })
     }
 
     async fn creator(&self, org: &OrgId) -> Result<Option<String>, StoreError> {
         Ok(self.tenants("read")?.creator(org))
     }
 
-    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purge, StoreError> {
+    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purged, StoreError> {
         let mut tenants = self.tenants("purge")?;
         let stored = matches!(tenants.states.get(org), Some(Some(_)));
         let theirs = created_by.is_none_or(|key| tenants.creator(org).as_deref() == Some(key.as_str()));
         if stored && !theirs {
-            return Ok(Purge::NotTheirs);
+            return Ok(Purged { purge: Purge::NotTheirs, transaction: None });
         }
         tenants.states.insert(org.clone(), None);
         tenants.chains.delete(org);
-        Ok(if stored { Purge::Removed } else { Purge::Nothing })
+        let purge = if stored { Purge::Removed } else { Purge::Nothing };
+        Ok(Purged { purge, transaction: None })
     }
 
     async fn audit(
@@ -114,7 +114,7 @@ impl Store for MemoryStore {
     ) -> Result<Vec<AuditRecord>, StoreError> {
         let tenants = self.tenants("read the audit")?;
         match tenants.chains.verify_all().into_iter().find(|(broken, _)| broken == org) {
-            Some((_, source)) => Err(StoreError::BrokenChain { file: PathBuf::from("memory"), source }),
+            Some((_, source)) => Err(StoreError::BrokenChain { place: "memory".to_owned(), source }),
             None => Ok(tenants.chains.list(org, before, limit)),
         }
     }

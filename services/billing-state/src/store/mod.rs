@@ -3,8 +3,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`mod@file`] | a directory per tenant: `billing.json` and its audit log |
+//! | [`postgres`] | a schema in PostgreSQL, which replicas share |
 //! | [`memory`] | a model of the same, with faults on command, for tests and simulation |
-//! | `conformance` | the tests that both pass |
+//! | `conformance` | the tests that all pass |
 //!
 //! One method is one transaction: a state and its audit record are stored together or not at all, a write names what
 //! it replaces, and writes of one tenant happen one after the other.
@@ -13,16 +14,24 @@
 mod conformance;
 pub mod file;
 pub mod memory;
+pub mod postgres;
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use async_trait::async_trait;
 use pulse_entitlements::{BillingStoreError, Lookup, Stored};
 use pulse_kernel::OrgId;
-use pulse_store::audit::{AuditRecord, Broken};
+use pulse_runtime::Shutdown;
+use pulse_store::{
+    audit::{AuditRecord, Broken},
+    postgres::{Failure, feed::Event},
+};
 use tokio::time::Instant;
 
 use crate::domain::{Key, Write};
+
+/// What is done with what others have changed.
+pub type OnEvent = Box<dyn FnMut(Event) + Send>;
 
 /// A store of billing states.
 #[async_trait]
@@ -30,14 +39,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What is stored about a tenant. An edit by hand that was not seen before is audited on the way.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`], [`StoreError::Failed`].
+    /// [`StoreError::Unreadable`], and [`StoreError::Failed`] or [`StoreError::Database`] when the storage below fails.
     async fn get(&self, org: &OrgId) -> Result<Lookup, StoreError>;
 
     /// Carries out a write.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when something else is stored than the write expects, [`StoreError::Purged`], and as
-    /// [`Store::get`]. After [`StoreError::Failed`] the write may or may not have happened.
+    /// [`Store::get`]. When the storage below failed, the write may or may not have happened.
     async fn put(&self, write: Write) -> Result<Committed, StoreError>;
 
     /// The key of the request that made the tenant's first state, if it was one with a key.
@@ -50,11 +59,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// that the request with this key did not make is left alone, and no tombstone either.
     ///
     /// # Errors
-    /// [`StoreError::Failed`].
-    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purge, StoreError>;
+    /// When the storage below fails.
+    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purged, StoreError>;
 
     /// The audit records with a sequence below `before`, newest first, at most `limit`; none for a purged tenant. The
-    /// whole chain is verified on the way.
+    /// chain is verified on the way: the whole of it, or of a very long one the part that is listed.
     ///
     /// # Errors
     /// [`StoreError::BrokenChain`], and as [`Store::get`].
@@ -68,8 +77,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether the store can be used at all.
     ///
     /// # Errors
-    /// [`StoreError::Failed`].
+    /// When it cannot.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Tells `on` of every change from now on, this process's own too, until the process is told to stop. A store that nobody
+    /// else has open says nothing.
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) {
+        let _ = (shutdown, on);
+    }
+
+    /// Waits until everyone who follows has been told of what a transaction changed, but not for long. Whether they have.
+    async fn heard(&self, transaction: i64) -> bool {
+        let _ = transaction;
+        true
+    }
 }
 
 /// A write that is stored for good.
@@ -79,6 +100,17 @@ pub struct Committed {
     pub stored: Stored,
     /// When that could not be lost any more.
     pub at: Instant,
+    /// The transaction, for [`Store::heard`]; none where nobody else has the store open.
+    pub transaction: Option<i64>,
+}
+
+/// A purge that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// How it ended.
+    pub purge: Purge,
+    /// As in [`Committed`]; none also where it changed nothing.
+    pub transaction: Option<i64>,
 }
 
 /// How a purge ended.
@@ -102,24 +134,24 @@ pub enum StoreError {
     #[error("the organization was purged")]
     Purged,
     /// What is stored cannot be understood. It is left as it is until someone has mended it.
-    #[error("{}: {problem}", file.display())]
+    #[error("{place}: {problem}")]
     Unreadable {
-        /// The file.
-        file: PathBuf,
+        /// Where it is.
+        place: String,
         /// What is wrong with it.
         problem: String,
         /// The last state that is known from the history.
         last_known: Option<Box<Stored>>,
     },
     /// The history was altered.
-    #[error("{}: the audit chain is broken: {source}", file.display())]
+    #[error("{place}: the audit chain is broken: {source}")]
     BrokenChain {
-        /// The file.
-        file: PathBuf,
+        /// Where it is.
+        place: String,
         /// The first record that is not what was sealed.
         source: Broken,
     },
-    /// The storage below failed.
+    /// The files failed.
     #[error("cannot {action}")]
     Failed {
         /// What was tried.
@@ -127,6 +159,28 @@ pub enum StoreError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] pulse_store::StoreError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl Failure for StoreError {
+    fn as_store(&self) -> Option<&pulse_store::StoreError> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Conflict
+            | Self::Purged
+            | Self::Unreadable { .. }
+            | Self::BrokenChain { .. }
+            | Self::Failed { .. } => None,
+        }
+    }
 }
 
 impl From<StoreError> for BillingStoreError {
@@ -140,7 +194,8 @@ impl From<StoreError> for BillingStoreError {
             StoreError::Conflict
             | StoreError::Purged
             | StoreError::BrokenChain { .. }
-            | StoreError::Failed { .. } => None,
+            | StoreError::Failed { .. }
+            | StoreError::Database(_) => None,
         };
         Self { message, last_known }
     }

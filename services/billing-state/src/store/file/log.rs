@@ -31,7 +31,7 @@ pub(super) struct Log {
     file: PathBuf,
     head_file: PathBuf,
     /// What the file is called in errors.
-    name: PathBuf,
+    name: String,
     exists: bool,
     /// The newest record.
     last: Option<AuditRecord>,
@@ -113,7 +113,7 @@ impl Log {
     pub(super) fn check_intact(&self) -> Result<(), StoreError> {
         let Some(damage) = &self.damage else { return Ok(()) };
         let problem = format!("the audit log was altered: {damage}");
-        Err(StoreError::Unreadable { file: self.name.clone(), problem, last_known: None })
+        Err(StoreError::Unreadable { place: self.name.clone(), problem, last_known: None })
     }
 
     /// Whether there is a file yet: its name must be durable before its first record is.
@@ -174,11 +174,11 @@ impl Log {
         let mut page = std::collections::VecDeque::new();
         for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
             let record = parse(&line.map_err(failed)?, org).map_err(|why| StoreError::Unreadable {
-                file: self.name.clone(),
+                place: self.name.clone(),
                 problem: format!("line {} is not a record: {why}", number + 1),
                 last_known: None,
             })?;
-            let broken = |source| StoreError::BrokenChain { file: self.name.clone(), source };
+            let broken = |source| StoreError::BrokenChain { place: self.name.clone(), source };
             verifier.push(&record).map_err(broken)?;
             if before.is_none_or(|before| record.sequence < before) {
                 page.push_front(record);
@@ -258,8 +258,8 @@ fn read_tail(path: &Path, least: u64) -> io::Result<Tail> {
 }
 
 /// What a tenant's file is called in errors: its place in the data directory.
-pub(super) fn name_of(org: &OrgId, file: &str) -> PathBuf {
-    ["orgs", org.as_str(), file].iter().collect()
+pub(super) fn name_of(org: &OrgId, file: &str) -> String {
+    format!("orgs/{org}/{file}")
 }
 
 /// Reads a line as a record of the tenant.

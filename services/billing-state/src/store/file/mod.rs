@@ -41,8 +41,11 @@ use self::{
     disk::{Disk, RealDisk},
     tenant::{Place, Tenant},
 };
-use super::{Committed, Purge, Store, StoreError};
+use super::{Committed, Purged, Store, StoreError};
 use crate::domain::{Key, Write};
+
+/// The folder of tombstones.
+pub(super) const PURGED: &str = ".purged";
 
 /// How many lanes there are. Tenants in the same lane wait for each other; more lanes cost only memory.
 const LANES: usize = 1024;
@@ -160,9 +163,10 @@ impl Store for FileStore {
         self.with(org, Tenant::creator).await
     }
 
-    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purge, StoreError> {
+    async fn purge(&self, org: &OrgId, created_by: Option<&Key>) -> Result<Purged, StoreError> {
         let key = created_by.cloned();
-        self.with(org, move |tenant| tenant.purge(key.as_ref())).await
+        let purge = self.with(org, move |tenant| tenant.purge(key.as_ref())).await?;
+        Ok(Purged { purge, transaction: None })
     }
 
     async fn audit(

@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
+    PURGED,
     disk::Disk,
     log::{Log, name_of},
 };
@@ -33,7 +34,6 @@ use crate::{
 
 const STATE: &str = "billing.json";
 const NEXT: &str = "billing.json.next";
-const TOMBSTONES: &str = ".purged";
 
 /// The largest `billing.json` that is read, in bytes: many times what the bounds on its entries allow.
 const MAX_STATE: u64 = 1024 * 1024;
@@ -80,7 +80,7 @@ impl Tenant {
 
     /// The directory of tombstones under `orgs`.
     pub(super) fn tombstones(orgs: &Path) -> PathBuf {
-        orgs.join(TOMBSTONES)
+        orgs.join(PURGED)
     }
 
     pub(super) fn get(&self) -> Result<pulse_entitlements::Lookup, StoreError> {
@@ -110,7 +110,7 @@ impl Tenant {
         log.check_intact()?;
         let at = self.commit(&mut log, &write).map_err(|source| self.failed("write", source))?;
         let stored = Stored { state: write.state, revision: log.revision() };
-        Ok(Committed { stored, at })
+        Ok(Committed { stored, at, transaction: None })
     }
 
     fn commit(&self, log: &mut Log, write: &Write) -> io::Result<Instant> {
@@ -309,7 +309,7 @@ impl Tenant {
         let (_, after) = last_change(log);
         let last_known =
             after.and_then(document::state).map(|state| Box::new(Stored { state, revision: log.revision() }));
-        StoreError::Unreadable { file: name_of(&self.org, STATE), problem, last_known }
+        StoreError::Unreadable { place: name_of(&self.org, STATE), problem, last_known }
     }
 }
 

@@ -6,9 +6,12 @@ use pulse_entitlements::{BillingState, Stored, SubscriptionState};
 use pulse_testkit::{ManualClock, SeededEntropy};
 
 use super::*;
-use crate::domain::{
-    Document,
-    tests::{ask, key, org, set_on, trial_write},
+use crate::{
+    domain::{
+        Document,
+        tests::{ask, key, org, set_on, trial_write},
+    },
+    store::Purge,
 };
 use SubscriptionState::{Active, Expired, Suspended};
 
@@ -322,7 +325,7 @@ async fn a_file_made_by_hand_is_a_state_too() {
     assert_eq!(stored(&store).await, Stored { state: trial_write("k", 0).state, revision: 1 });
     assert_eq!(actions(&store).await, ["billing_state_edited_by_hand"]);
     assert_eq!(store.creator(&org()).await.unwrap(), None);
-    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap(), Purge::NotTheirs);
+    assert_eq!(store.purge(&org(), Some(&key("k"))).await.unwrap().purge, Purge::NotTheirs);
 }
 
 #[tokio::test]
@@ -368,7 +371,11 @@ async fn a_file_that_is_gone_or_no_file_is_not_no_state() {
     fs::remove_dir(bench.path("billing.json")).unwrap();
     fs::write(bench.path("billing.json"), vec![b' '; 2 << 20]).unwrap();
     assert!(unreadable(store.get(&org()).await).0.contains("larger than 1 MiB"));
-    assert_eq!(store.purge(&org(), None).await.unwrap(), Purge::Removed, "it can be purged all the same");
+    assert_eq!(
+        store.purge(&org(), None).await.unwrap().purge,
+        Purge::Removed,
+        "it can be purged all the same"
+    );
 }
 
 #[tokio::test]
