@@ -6,6 +6,7 @@
 //! | [`requirement`] | [`Requirement`]: what a door asks of a tenant |
 //! | [`guard`] | [`Guard`]: the decision with what is known of a tenant now, and what counts while that cannot be known |
 //! | [`source`] | the traits: [`StatusStore`] below, [`StatusSource`] above |
+//! | [`cache`] | [`StatusCache`]: a cache between the two, and its rules for when lifecycle does not answer |
 //! | [`status`] | [`OrganizationStatus`]: what lifecycle says about a tenant |
 //! | [`role`] | [`TenantRole`]: what a person is in one tenant |
 //!
@@ -15,6 +16,7 @@
 
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod decision;
 pub mod guard;
 pub mod requirement;
@@ -22,6 +24,7 @@ pub mod role;
 pub mod source;
 pub mod status;
 
+pub use cache::StatusCache;
 pub use decision::{Asked, Decision, DenyReason, decide};
 pub use guard::{Guard, OnOutage, OutagePolicy, Verdict};
 pub use requirement::{Limit, Requirement};

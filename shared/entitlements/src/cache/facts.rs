@@ -23,8 +23,8 @@ pub trait Facts: fmt::Debug + Send + Sync + 'static {
     /// What it amounts to that the store said so, `at` that time.
     fn learn(&self, org: &OrgId, lookup: Self::Lookup, at: Timestamp) -> Self::Fact;
 
-    /// Whether `new` may take the place of `known`. What must not is told to be older.
-    fn replaces(&self, new: &Self::Fact, known: &Self::Fact, told: Told) -> bool;
+    /// What is known once `new` was told and `known` was known before; none where that stands, as `new` is older.
+    fn after(&self, known: &Self::Fact, new: Self::Fact, told: Told) -> Option<Self::Fact>;
 
     /// Whether a tenant of which this is forgotten could be let do more than it may.
     fn must_be_remembered(&self, fact: &Self::Fact) -> bool;

@@ -18,26 +18,16 @@ use super::{Facts, entry::Entry};
 /// Bounded too. When the bound is reached, what comes next is not remembered, and this says so from then on: a tenant
 /// of which nothing is known might be one of those.
 #[derive(Debug)]
-pub(super) struct Remembered<F: Facts>(Arc<RememberedInner<F>>);
-
-#[derive(Debug)]
-struct RememberedInner<F: Facts> {
+pub(super) struct Remembered<F: Facts> {
     facts: Arc<F>,
     entries: Mutex<HashMap<OrgId, Entry<F::Fact>>>,
     most: usize,
     forgetful: AtomicBool,
 }
 
-impl<F: Facts> Clone for Remembered<F> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
 impl<F: Facts> Remembered<F> {
     pub(super) fn new(most: usize, facts: Arc<F>) -> Self {
-        let (entries, forgetful) = (Mutex::default(), AtomicBool::new(false));
-        Self(Arc::new(RememberedInner { facts, entries, most, forgetful }))
+        Self { facts, entries: Mutex::default(), most, forgetful: AtomicBool::new(false) }
     }
 
     /// The entry that was evicted, if it had to be remembered.
@@ -45,14 +35,35 @@ impl<F: Facts> Remembered<F> {
         self.entries().get(org).cloned()
     }
 
-    /// The cache is about to hold the tenant again.
+    /// The cache holds the tenant again.
     pub(super) fn release(&self, org: &OrgId) {
         self.entries().remove(org);
     }
 
+    /// Takes over what was evicted, in that order; of a tenant that is there twice, the last entry counts.
+    pub(super) fn take(&self, evicted: Vec<(OrgId, Entry<F::Fact>)>) {
+        if evicted.is_empty() {
+            return;
+        }
+        let last: HashMap<_, _> = evicted.into_iter().collect();
+        let mut entries = self.entries();
+        for (org, entry) in last {
+            if !entry.fact.as_ref().is_some_and(|fact| self.facts.must_be_remembered(fact)) {
+                entries.remove(&org);
+            } else if entries.len() < self.most || entries.contains_key(&org) {
+                entries.insert(org, entry);
+            } else if !self.forgetful.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    most = self.most,
+                    "too many closed tenants to remember: unknown ones count as closed while the store fails"
+                );
+            }
+        }
+    }
+
     /// Whether an entry that had to be remembered was not.
     pub(super) fn is_forgetful(&self) -> bool {
-        self.0.forgetful.load(Ordering::Relaxed)
+        self.forgetful.load(Ordering::Relaxed)
     }
 
     /// How many there are.
@@ -61,26 +72,19 @@ impl<F: Facts> Remembered<F> {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<OrgId, Entry<F::Fact>>> {
-        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F: Facts> Lifecycle<OrgId, Entry<F::Fact>> for Remembered<F> {
-    type RequestState = ();
+/// Collects what an insertion evicts: other tenants, the tenant's own former entry, and the new one where there is no
+/// room for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Evicted;
 
-    /// Runs under the lock of the cache's shard: whoever misses the tenant there finds it here.
-    fn on_evict(&self, _state: &mut (), org: OrgId, entry: Entry<F::Fact>) {
-        if !entry.fact.as_ref().is_some_and(|fact| self.0.facts.must_be_remembered(fact)) {
-            return;
-        }
-        let mut entries = self.entries();
-        if entries.len() < self.0.most || entries.contains_key(&org) {
-            entries.insert(org, entry);
-        } else if !self.0.forgetful.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                most = self.0.most,
-                "too many closed tenants to remember: unknown ones count as closed while the store fails"
-            );
-        }
+impl<T> Lifecycle<OrgId, Entry<T>> for Evicted {
+    type RequestState = Vec<(OrgId, Entry<T>)>;
+
+    fn on_evict(&self, evicted: &mut Self::RequestState, org: OrgId, entry: Entry<T>) {
+        evicted.push((org, entry));
     }
 }

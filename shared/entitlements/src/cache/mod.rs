@@ -52,7 +52,7 @@ use self::{
     counts::Counts,
     entry::{Entry, MUST_ASK, micros},
     feed::Feed,
-    memory::Remembered,
+    memory::{Evicted, Remembered},
 };
 
 /// Settings of a cache of tenants.
@@ -125,7 +125,7 @@ struct Inner<F: Facts> {
     store: &'static str,
     clock: Arc<dyn Clock>,
     config: CacheConfig,
-    cache: Cache<OrgId, Entry<F::Fact>, UnitWeighter, DefaultHashBuilder, Remembered<F>>,
+    cache: Cache<OrgId, Entry<F::Fact>, UnitWeighter, DefaultHashBuilder, Evicted>,
     remembered: Remembered<F>,
     feed: Feed,
     counts: Arc<Counts>,
@@ -163,7 +163,7 @@ impl<F: Facts> TenantCache<F> {
             u64::try_from(config.max_entries).unwrap_or(u64::MAX),
             UnitWeighter,
             DefaultHashBuilder::default(),
-            remembered.clone(),
+            Evicted,
         );
         let config = CacheConfig { retry: config.retry.min(config.refresh), ..config };
         let writing = Mutex::new(Writing { reads: HashMap::new(), sequence: 0 });
@@ -200,7 +200,10 @@ impl<F: Facts> TenantCache<F> {
                     Some(Outcome::Answered(entry)) => (Some(entry), true, now),
                     Some(Outcome::Failed(entry)) => (entry, false, now),
                     // The task that read was aborted with the runtime, or the store panicked.
-                    None => (self.0.last_known(org), false, now),
+                    None => {
+                        let _writing = self.0.writing();
+                        (self.0.last_known(org), false, now)
+                    }
                 }
             }
         };
@@ -208,7 +211,7 @@ impl<F: Facts> TenantCache<F> {
     }
 
     /// Takes over a change that the caller knows to be committed: the next answer has it, and a read that began before
-    /// does not undo it. What is older than what is known is ignored; see [`Facts::replaces`].
+    /// does not undo it. What is older than what is known is ignored; see [`Facts::after`].
     pub fn update(&self, org: &OrgId, lookup: F::Lookup) {
         self.0.update(org, lookup);
     }
@@ -275,16 +278,22 @@ impl<F: Facts> Inner<F> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry of a tenant, cached or remembered.
+    /// The entry of a tenant, cached or remembered; the caller holds `writing`.
     fn last_known(&self, org: &OrgId) -> Option<Entry<F::Fact>> {
         self.cache.peek(org).or_else(|| self.remembered.get(org))
     }
 
-    /// Puts an entry into the cache; the caller holds `writing`.
+    /// Puts an entry into the cache; the caller holds `writing`, so whoever misses what is evicted here waits for it to
+    /// be remembered.
     fn keep(&self, org: &OrgId, entry: Entry<F::Fact>) {
-        // In this order: once it is in the cache, an eviction may put it back among the remembered at any time.
-        self.remembered.release(org);
-        self.cache.insert(org.clone(), entry);
+        let mut evicted = Vec::new();
+        self.cache.insert_with_lifecycle(org.clone(), entry, &mut evicted);
+        if self.cache.contains_key(org) {
+            // What was evicted of this tenant is what the entry replaces.
+            evicted.retain(|(evicted, _)| evicted != org);
+            self.remembered.release(org);
+        }
+        self.remembered.take(evicted);
     }
 
     /// Whether the store need not be asked at `now`.
@@ -369,18 +378,19 @@ impl<F: Facts> Inner<F> {
         Entry { fact: Some(fact), read_at, ask_after, sequence, epoch, failing: false }
     }
 
-    /// Whether the fact may take the place of what is known.
-    fn replaces(&self, fact: &F::Fact, known: Option<&Entry<F::Fact>>, told: Told) -> bool {
-        known.and_then(|entry| entry.fact.as_ref()).is_none_or(|known| self.facts.replaces(fact, known, told))
+    /// What is known once that was told; none where what was known before stands.
+    fn after(&self, known: Option<&Entry<F::Fact>>, new: F::Fact, told: Told) -> Option<F::Fact> {
+        match known.and_then(|entry| entry.fact.as_ref()) {
+            Some(known) => self.facts.after(known, new, told),
+            None => Some(new),
+        }
     }
 
     fn update(&self, org: &OrgId, lookup: F::Lookup) {
         let mut writing = self.writing();
         let now = self.clock.now();
-        let fact = self.facts.learn(org, lookup, now);
-        if !self.replaces(&fact, self.last_known(org).as_ref(), Told::ByUpdate) {
-            return;
-        }
+        let told = self.facts.learn(org, lookup, now);
+        let Some(fact) = self.after(self.last_known(org).as_ref(), told, Told::ByUpdate) else { return };
         writing.sequence += 1;
         writing.reads.remove(org);
         self.keep(org, self.entry(fact, writing.sequence, now));
@@ -393,8 +403,8 @@ impl<F: Facts> Inner<F> {
         if let Some(newer) = known.as_ref().filter(|known| known.sequence > read.sequence) {
             return Outcome::Answered(newer.clone());
         }
-        let fact = self.facts.learn(&read.org, lookup, read.began);
-        if !self.replaces(&fact, known.as_ref(), Told::ByRead) {
+        let told = self.facts.learn(&read.org, lookup, read.began);
+        let Some(fact) = self.after(known.as_ref(), told, Told::ByRead) else {
             let message = "it told something older than is known".to_owned();
             return Outcome::Failed(self.give_up(
                 read,
@@ -402,7 +412,7 @@ impl<F: Facts> Inner<F> {
                 ReadError { message, last_known: None },
                 &writing,
             ));
-        }
+        };
         let entry = self.entry(fact, read.sequence, read.began);
         // A read that was overtaken by an invalidation is worth remembering, but the next answer asks again.
         let ask_after = if read.is_current(&writing) { entry.ask_after } else { MUST_ASK };
@@ -436,7 +446,7 @@ impl<F: Facts> Inner<F> {
         let recovered = error
             .last_known
             .map(|lookup| self.facts.learn(&read.org, lookup, now))
-            .filter(|fact| self.replaces(fact, known.as_ref(), Told::ByHistory));
+            .and_then(|told| self.after(known.as_ref(), told, Told::ByHistory));
         let entry = match (recovered, known) {
             (Some(recovered), _) => self.entry(recovered, read.sequence, now),
             (None, Some(known)) => {

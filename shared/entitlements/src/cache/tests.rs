@@ -44,8 +44,8 @@ impl Facts for Numbers {
         number
     }
 
-    fn replaces(&self, new: &u64, known: &u64, _: Told) -> bool {
-        new >= known
+    fn after(&self, known: &u64, new: u64, _: Told) -> Option<u64> {
+        (new >= *known).then_some(new)
     }
 
     fn must_be_remembered(&self, number: &u64) -> bool {
@@ -70,6 +70,10 @@ fn org() -> OrgId {
 
 impl Bench {
     fn new(number: u64) -> Self {
+        Self::with(number, CacheConfig::default())
+    }
+
+    fn with(number: u64, config: CacheConfig) -> Self {
         let clock = ManualClock::at(Timestamp::from_second(1_800_000_000).unwrap());
         let store = Arc::new(NumberStore {
             number: AtomicU64::new(number),
@@ -77,7 +81,7 @@ impl Bench {
             reads: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
-        let (facts, config) = (Numbers(store.clone()), CacheConfig::default());
+        let facts = Numbers(store.clone());
         let cache = TenantCache::new(facts, "numbers", config, Arc::new(clock.clone()));
         Self { clock, store, cache }
     }
@@ -209,6 +213,33 @@ async fn a_store_that_tells_what_is_older_than_known_has_failed() {
     assert_eq!(bench.look().await, (Some(4), 0, 'R'));
     bench.cache.update(&org(), 3);
     assert_eq!(bench.look().await, (Some(4), 0, 'C'));
+}
+
+#[tokio::test]
+async fn what_is_replaced_is_neither_remembered_nor_brought_back() {
+    let config = CacheConfig { max_entries: 40, max_remembered: 2, ..CacheConfig::default() };
+    let bench = Bench::with(0, config);
+    for _ in 0..3 {
+        for number in 0..30_u64 {
+            let org = OrgId::parse(&format!("org-{number}")).unwrap();
+            bench.cache.update(&org, 1);
+            bench.cache.invalidate(&org);
+        }
+    }
+    assert_eq!((bench.cache.len(), bench.cache.0.remembered.len()), (30, 0));
+    assert!(!bench.cache.0.remembered.is_forgetful());
+
+    bench.cache.update(&org(), 3);
+    bench.cache.update(&org(), 4);
+    for number in 0..10_000_u64 {
+        let other = OrgId::parse(&format!("other-{number}")).unwrap();
+        bench.cache.update(&other, 2);
+        // One that is asked for is worth more than one that never was.
+        bench.cache.hit(&other);
+    }
+    bench.fails(true);
+    assert_eq!(bench.look().await, (None, 0, 'U'), "3 is not what it was last");
+    assert_eq!(bench.cache.0.remembered.len(), 2, "of the 30 that made room");
 }
 
 #[tokio::test]

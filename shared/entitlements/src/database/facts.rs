@@ -91,14 +91,15 @@ impl Facts for Billing {
 
     /// A store that is read is right, whatever was known. An update may be late, and what a store finds in its history
     /// is no more than that.
-    fn replaces(&self, new: &Fact, known: &Fact, told: Told) -> bool {
-        match (told, &new.known, &known.known) {
+    fn after(&self, known: &Fact, new: Fact, told: Told) -> Option<Fact> {
+        let is_newer = match (told, &new.known, &known.known) {
             (Told::ByUpdate, Known::Tenant(_), Known::Tenant(_)) => new.revision >= known.revision,
             (Told::ByHistory, Known::Tenant(_), Known::Tenant(_)) => new.revision > known.revision,
             // Ids are never used twice: nothing comes after a purge.
             (Told::ByUpdate | Told::ByHistory, Known::Tenant(_), Known::Purged) => false,
             _ => true,
-        }
+        };
+        is_newer.then_some(new)
     }
 
     /// It is locked or gone, will be at a known time, or has less than a trial.
