@@ -1,8 +1,12 @@
-//! A running billing-state service: a real server on a real port, over real files, by a clock that the test moves.
+//! A running billing-state service: a real server on a real port, over real files or a real database, by a clock that the test
+//! moves.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use pulse_billing_state::{Config, serve_at, store::file::FileStore};
+use pulse_billing_state::{
+    Config, serve_at,
+    store::{Store, file::FileStore, postgres::PostgresStore},
+};
 use pulse_kernel::{ApiError, OsEntropy};
 use pulse_proto::{
     audit::v1::AuditEvent,
@@ -49,16 +53,32 @@ impl Billing {
     }
 
     pub(crate) async fn start_in(data: TempDir, clock: ManualClock, flags: &[&str]) -> Self {
-        let tokens = write_tokens(&data);
-        let own = ["pulse-billing-state", "--data-dir", data.path().to_str().unwrap()];
-        let own = own.into_iter().chain(["--admin-tokens-file", tokens.to_str().unwrap()]);
-        let config: Config = try_parse_from(own.chain(flags.iter().copied())).unwrap();
-        config.check_strict().unwrap();
+        let config = configure(&data, flags);
         let store = FileStore::open(data.path(), Arc::new(clock.clone()), Arc::new(OsEntropy)).unwrap();
+        Self::serve(data, clock, config, Arc::new(store)).await
+    }
+
+    /// One of several in hosted mode that share the database at `url`.
+    pub(crate) async fn replica(url: &str, clock: ManualClock) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = configure(&data, &["--hosted-mode", "true", "--database-url", url]);
+        let (clocks, entropy) = (Arc::new(clock.clone()), Arc::new(OsEntropy));
+        let store = PostgresStore::open(&config.common.database, clocks, entropy).await.unwrap();
+        Self::serve(data, clock, config, Arc::new(store)).await
+    }
+
+    async fn serve(data: TempDir, clock: ManualClock, config: Config, store: Arc<dyn Store>) -> Self {
         let (listener, addr) = pulse_testkit::listener().await;
         let shutdown = Shutdown::new();
-        let serve = serve_at(config, Arc::new(store), Arc::new(clock.clone()), listener, shutdown.clone());
+        let serve = serve_at(config, store, Arc::new(clock.clone()), listener, shutdown.clone());
         Self { clock, served: tokio::spawn(serve), shutdown, data, addr }
+    }
+
+    /// Stops it in good order.
+    pub(crate) async fn stop(self) {
+        self.shutdown.trigger();
+        self.served.await.unwrap().unwrap();
+        self.shutdown.wait().await.unwrap();
     }
 
     /// Stops it, and starts another one on what it leaves, in hosted mode.
@@ -131,6 +151,15 @@ impl Billing {
         let listed = self.admin().list_audit_events(signed("viewer", request)).await;
         answer(listed).map(|page| page.audit_events)
     }
+}
+
+fn configure(data: &TempDir, flags: &[&str]) -> Config {
+    let tokens = write_tokens(data);
+    let own = ["pulse-billing-state", "--data-dir", data.path().to_str().unwrap()];
+    let own = own.into_iter().chain(["--admin-tokens-file", tokens.to_str().unwrap()]);
+    let config: Config = try_parse_from(own.chain(flags.iter().copied())).unwrap();
+    config.check_strict().unwrap();
+    config
 }
 
 /// What the caller of another service makes of its answer.
