@@ -112,7 +112,7 @@ async fn reach(target: &Target, schema: &Schema) -> Result<(), PgOpenError> {
     let mut conn = loop {
         match connect(&target.as_given(schema)).await {
             Ok(conn) => break conn,
-            Err(error) if classify(&error) == SqlErrorClass::Unavailable && begun.elapsed() < PATIENCE => {
+            Err(error) if may_come_up(&error) && begun.elapsed() < PATIENCE => {
                 tracing::warn!(%error, "the database cannot be reached yet");
                 sleep(PAUSE).await;
             }
@@ -201,7 +201,33 @@ async fn make_roles(conn: &mut PgConnection, schema: &Schema) -> Result<(), PgOp
     made.map(|_| ()).map_err(|source| PgOpenError::NotPrepared { schema: schema.name, source })
 }
 
+/// Whether a database that cannot be reached so may be reachable soon. One with a certificate that is not accepted will not be.
+fn may_come_up(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => false,
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
+        error => classify(error) == SqlErrorClass::Unavailable,
+    }
+}
+
 /// Whether the database refused for want of a privilege.
 fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("42501"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_accepted_is_not_waited_for() {
+        let refused = Error::new(ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer");
+        assert!(!may_come_up(&sqlx::Error::Io(refused)));
+        assert!(!may_come_up(&sqlx::Error::Tls("no TLS here".into())));
+        assert!(may_come_up(&sqlx::Error::Io(ErrorKind::ConnectionRefused.into())));
+        assert!(may_come_up(&sqlx::Error::PoolTimedOut));
+        assert!(!may_come_up(&sqlx::Error::RowNotFound));
+    }
 }
