@@ -1,4 +1,4 @@
-//! Connections to the database that are lost while sagas run.
+//! Many sagas, and connections to the database that are lost all the time.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -27,10 +27,15 @@ const PHC: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g";
 
 /// A store on a database, with connections of its own.
 pub(crate) async fn store_at(url: String) -> Arc<PostgresStore> {
+    store_with(url, 10, Duration::from_secs(2)).await
+}
+
+/// As [`store_at`], with that many connections, which are waited for that long.
+pub(crate) async fn store_with(url: String, connections: u32, wait: Duration) -> Arc<PostgresStore> {
     let settings = DatabaseSettings {
         database_url: Some(url.into()),
-        database_max_connections: 10.try_into().unwrap(),
-        database_acquire_timeout: Duration::from_secs(2),
+        database_max_connections: connections.try_into().unwrap(),
+        database_acquire_timeout: wait,
         database_migrate: true,
     };
     Arc::new(PostgresStore::open(&settings, Arc::new(OsEntropy)).await.unwrap())
