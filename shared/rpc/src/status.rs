@@ -45,7 +45,7 @@ pub fn reject(error: impl ServiceError) -> Status {
 
 /// Logs a failed request with the whole chain of causes: as an error what someone must look at, as a warning
 /// what may pass, and what the caller did wrong only for debugging.
-fn log(api: &ApiError, error: &dyn Error) {
+pub(crate) fn log(api: &ApiError, error: &dyn Error) {
     let reason = api.reason().as_str();
     let cause = chain(error);
     let context = RequestContext::current();
