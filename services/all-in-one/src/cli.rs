@@ -13,7 +13,7 @@ use pulse_runtime::{
 };
 use pulse_signup_gateway::SignupSettings;
 
-use crate::dev;
+use crate::{dev, transfer::Move};
 
 /// The whole control plane of Pulse Hosted in one process.
 #[derive(Debug, clap::Parser)]
@@ -32,6 +32,8 @@ pub(crate) enum Mode {
     Serve(Box<Config>),
     /// Bring every service's schema in PostgreSQL up to date, and end.
     Migrate(Box<Config>),
+    /// Move an embedded installation into PostgreSQL, compare what arrived, and end.
+    MigrateToPostgres(Move),
 }
 
 /// The settings of the five services, each once.
@@ -158,6 +160,7 @@ mod tests {
         let parse =
             |args: &[&str]| match Cli::try_parse_from(["pulse-hosted"].iter().chain(args)).unwrap().mode {
                 Mode::Dev(config) | Mode::Serve(config) | Mode::Migrate(config) => config,
+                Mode::MigrateToPostgres(_) => unreachable!(),
             };
         let dev = parse(&["dev"]);
         assert!(dev.common.hosted_mode && dev.signup.signup_verification.is_some());
@@ -170,7 +173,8 @@ mod tests {
     #[test]
     fn every_setting_is_a_flag_and_an_environment_variable_of_the_same_name() {
         for mode in Cli::command().get_subcommands() {
-            for arg in mode.get_arguments().filter(|arg| arg.get_id() != "help") {
+            // What is moved is no setting: it is said once.
+            for arg in mode.get_arguments().filter(|arg| !["help", "from"].contains(&arg.get_id().as_str())) {
                 let env = arg.get_env().unwrap_or_else(|| panic!("{} has no environment", arg.get_id()));
                 let name = env.to_str().unwrap().strip_prefix("PULSE_").unwrap();
                 assert_eq!(arg.get_long(), Some(name.to_lowercase().replace('_', "-").as_str()));

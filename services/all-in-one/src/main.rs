@@ -5,6 +5,7 @@
 //! | `cli` | the command line: two modes and a task, one set of settings |
 //! | `dev` | what `dev` adds: other defaults, and an operator token made on the first start |
 //! | `migrate` | bringing every service's schema in PostgreSQL up to date |
+//! | `transfer` | moving an embedded installation into PostgreSQL |
 //! | `services` | every listener, every store, then the services |
 //! | `ready` | waiting until everything is ready |
 //! | `banner` | what `dev` prints then |
@@ -15,6 +16,7 @@ mod dev;
 mod migrate;
 mod ready;
 mod services;
+mod transfer;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -32,6 +34,7 @@ async fn main() -> ExitCode {
     let (mut config, is_dev) = match or_exit(Cli::try_parse_from(std::env::args_os())).mode {
         Mode::Dev(config) => (*config, true),
         Mode::Serve(config) => (*config, false),
+        Mode::MigrateToPostgres(task) => return run_task(task.run()).await,
         Mode::Migrate(config) => return run_task(migrate::every_schema(&config)).await,
     };
     let token = if is_dev { OperatorToken::choose(&mut config.common) } else { None };

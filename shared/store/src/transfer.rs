@@ -59,7 +59,7 @@ pub struct Plan {
 /// Where rows come from.
 #[async_trait]
 pub trait Origin: Send + Sync {
-    /// How many rows a table has.
+    /// About how many rows a table has, to say how far the transfer is.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -78,7 +78,7 @@ pub struct Progress {
     pub table: &'static str,
     /// Rows copied, or compared.
     pub done: u64,
-    /// Out of so many.
+    /// Out of about so many.
     pub of: u64,
     /// Whether they are being compared.
     pub comparing: bool,

@@ -12,6 +12,7 @@
 //! | `crash` | SIGKILL in the middle of two hundred signups |
 //! | `replicas` | what must hold whichever replica is asked, and when one of them dies |
 //! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
+//! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |
 //! | `telemetry` | metrics, and what no log and no file may hold |
 //! | `grpc_clients` | grpcurl and a client in Python |
@@ -56,6 +57,7 @@ mod replicas;
 mod settings;
 mod signup;
 mod telemetry;
+mod transfer;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! | [`mod@file`] | a directory per tenant: `billing.json` and its audit log |
 //! | [`postgres`] | a schema in PostgreSQL, which replicas share |
 //! | [`memory`] | a model of the same, with faults on command, for tests and simulation |
+//! | [`transfer`] | moving the embedded store into PostgreSQL |
 //! | `conformance` | the tests that all pass |
 //!
 //! One method is one transaction: a state and its audit record are stored together or not at all, a write names what
@@ -15,6 +16,7 @@ mod conformance;
 pub mod file;
 pub mod memory;
 pub mod postgres;
+pub mod transfer;
 
 use std::fmt;
 
