@@ -94,6 +94,8 @@ impl Config {
             endpoints: self.endpoints.clone(),
             edge: self.edge.clone(),
             request_limit_per_minute: self.request_limit_per_minute,
+            plan_catalog: self.billing.plan_catalog.clone(),
+            entitlement_max_stale: self.billing.entitlement_max_stale,
         }
     }
 

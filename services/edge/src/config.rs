@@ -1,8 +1,9 @@
 //! The settings of the edge.
 
-use std::{net::SocketAddr, num::NonZeroU32};
+use std::{fs, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use pulse_runtime::{CommonSettings, Endpoints, SettingError};
+use pulse_entitlements::Catalog;
+use pulse_runtime::{CommonSettings, Endpoints, SettingError, settings::positive_duration};
 
 use crate::client_ip::TrustedProxies;
 
@@ -23,6 +24,20 @@ pub struct Config {
     /// How many requests of any kind a client of the public listener may make in a minute.
     #[arg(long, env = "PULSE_REQUEST_LIMIT_PER_MINUTE", value_name = "COUNT", default_value = "60")]
     pub request_limit_per_minute: NonZeroU32,
+
+    /// TOML file of the plans, as billing-state has it [default: built in].
+    #[arg(long, env = PLAN_CATALOG, value_name = "PATH")]
+    pub plan_catalog: Option<PathBuf>,
+
+    /// How long the last known status and entitlements of a tenant are served while lifecycle and billing-state do not answer.
+    #[arg(
+        long,
+        env = MAX_STALE,
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = positive_duration
+    )]
+    pub entitlement_max_stale: Duration,
 }
 
 impl Config {
@@ -31,7 +46,20 @@ impl Config {
     /// # Errors
     /// The first setting to change.
     pub fn check_strict(&self) -> Result<(), SettingError> {
-        self.common.check_strict(&self.edge.listeners(self.common.hosted_mode))
+        self.common.check_strict(&self.edge.listeners(self.common.hosted_mode))?;
+        self.catalog().map(|_| ())
+    }
+
+    /// The plans: what a tenant of which nothing is known has, and which capabilities and limits there are.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read or is not one.
+    pub(crate) fn catalog(&self) -> Result<Catalog, SettingError> {
+        let Some(path) = &self.plan_catalog else { return Ok(Catalog::built_in()) };
+        let refuse =
+            |problem: String| SettingError::new(PLAN_CATALOG, format_args!("{}: {problem}", path.display()));
+        let text = fs::read_to_string(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        Catalog::parse(&text).map_err(|error| refuse(error.to_string()))
     }
 }
 
@@ -62,6 +90,8 @@ pub(crate) const PUBLIC_ADDR: &str = "PULSE_EDGE_PUBLIC_ADDR";
 pub(crate) const ADMIN_ADDR: &str = "PULSE_EDGE_ADMIN_ADDR";
 /// The setting of the internal listener.
 pub(crate) const INTERNAL_ADDR: &str = "PULSE_EDGE_INTERNAL_ADDR";
+const PLAN_CATALOG: &str = "PULSE_PLAN_CATALOG";
+const MAX_STALE: &str = "PULSE_ENTITLEMENT_MAX_STALE";
 
 impl EdgeSettings {
     /// The listeners that are opened, each with its setting's name.
@@ -121,6 +151,12 @@ mod tests {
         assert!(error.contains("10.0.0.0/8"), "{error}");
         assert!(parse(&["--trusted-proxies", ""]).is_ok());
         assert!(parse(&["--request-limit-per-minute", "0"]).is_err());
+        assert!(parse(&["--entitlement-max-stale", "0s"]).is_err());
+        let error = parse(&["--plan-catalog", "no-such-file"]).unwrap().check_strict().unwrap_err();
+        assert!(
+            error.to_string().starts_with("PULSE_PLAN_CATALOG (--plan-catalog): no-such-file"),
+            "{error}"
+        );
     }
 
     #[test]

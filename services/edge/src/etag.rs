@@ -1,4 +1,4 @@
-//! Entity tags (RFC 9110 sections 8.8.3 and 13.1.1): `ETag` on answers, `If-Match` on requests.
+//! Entity tags (RFC 9110 sections 8.8.3, 13.1.1 and 13.1.2): `ETag` on answers, `If-Match` and `If-None-Match` on requests.
 
 use axum::{
     Json,
@@ -7,7 +7,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue,
-    header::{ETAG, IF_MATCH},
+    header::{ETAG, IF_MATCH, IF_NONE_MATCH},
     request::Parts,
 };
 use pulse_kernel::{ApiError, Reason};
@@ -58,7 +58,8 @@ impl Precondition {
             if text == "*" {
                 return Self::Exists;
             }
-            tags.extend(entity_tags(text));
+            let strong = entity_tags(text).into_iter().filter(|tag| !tag.is_weak);
+            tags.extend(strong.map(|tag| tag.opaque));
         }
         Self::OneOf(tags)
     }
@@ -102,11 +103,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Precondition {
     }
 }
 
-/// The strong, non-empty tags of a list. A single tag may also come without quotes, as it stands in JSON; reading of a
-/// list stops where it is malformed.
-fn entity_tags(text: &str) -> Vec<String> {
+/// Whether `If-None-Match` has this tag. It compares weakly; `*` is of no use where there always is something.
+pub(crate) fn none_match(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let tags = |value: &HeaderValue| entity_tags(value.to_str().unwrap_or_default().trim());
+    let current = tags(etag);
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .flat_map(tags)
+        .any(|tag| current.iter().any(|current| current.opaque == tag.opaque))
+}
+
+/// An entity tag.
+#[derive(Debug, PartialEq, Eq)]
+struct EntityTag {
+    is_weak: bool,
+    opaque: String,
+}
+
+/// The non-empty tags of a list. A single tag may also come without quotes, as it stands in JSON; reading of a list stops
+/// where it is malformed.
+fn entity_tags(text: &str) -> Vec<EntityTag> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:+=".contains(&b)) {
-        return vec![text.to_owned()];
+        return vec![EntityTag { is_weak: false, opaque: text.to_owned() }];
     }
     let mut tags = Vec::new();
     let mut rest = text;
@@ -115,8 +134,8 @@ fn entity_tags(text: &str) -> Vec<String> {
         let weak = rest.strip_prefix("W/");
         let Some(opened) = weak.unwrap_or(rest).strip_prefix('"') else { return tags };
         let Some((tag, after)) = opened.split_once('"') else { return tags };
-        if weak.is_none() && !tag.is_empty() {
-            tags.push(tag.to_owned());
+        if !tag.is_empty() {
+            tags.push(EntityTag { is_weak: weak.is_some(), opaque: tag.to_owned() });
         }
         rest = after;
     }
@@ -172,6 +191,23 @@ mod tests {
             let error = condition.resolve(stored(current)).await.unwrap_err();
             assert_eq!(error.reason(), Reason::EtagMismatch);
         }
+    }
+
+    #[test]
+    fn what_one_has_already_is_told_by_any_form_of_its_tag() {
+        let current = HeaderValue::from_static("W/\"a1\"");
+        let matches = |lines: &[&str]| {
+            let line = |line: &&str| (IF_NONE_MATCH, HeaderValue::from_str(line).unwrap());
+            none_match(&lines.iter().map(line).collect(), &current)
+        };
+        for same in ["W/\"a1\"", "\"a1\"", "a1", "\"b\", W/\"a1\""] {
+            assert!(matches(&[same]), "{same}");
+        }
+        assert!(matches(&["\"b\"", "\"a1\""]));
+        for other in ["", "*", "\"a\"", "W/\"\"", "\"a1", "a1 b"] {
+            assert!(!matches(&[other]), "{other}");
+        }
+        assert!(!matches(&[]));
     }
 
     proptest! {

@@ -97,7 +97,7 @@ impl<S: Send + Sync, T: FromMembers> FromRequest<S> for OptionalJsonBody<T> {
 }
 
 /// `application/json`, or any `+json` (RFC 6839 section 3.1), with or without parameters, as it is.
-fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
+pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
     let essence = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -112,7 +112,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
 }
 
 /// The whole body. The layer around every route bounds its length, also where none was declared.
-async fn read(body: Body) -> Result<Bytes, Problem> {
+pub(crate) async fn read(body: Body) -> Result<Bytes, Problem> {
     let collected =
         tokio::time::timeout(BODY_TIMEOUT, body.collect()).await.map_err(|_| HttpError::RequestTimeout)?;
     collected.map(http_body_util::Collected::to_bytes).map_err(|error| {

@@ -13,6 +13,7 @@
 //! | `problem` | every error answer |
 //! | `model`, `convert` | what REST shows and takes; protobuf to and from it |
 //! | `clients`, `upstreams` | the services as functions of domain values; whether they are there |
+//! | `tenants` | what is known of tenants, and decided from it |
 //!
 //! The edge keeps nothing but counters and what it last heard of tenants in memory. Outside hosted mode the public surface
 //! is health and its own description, and there is no admin surface: no route, no listener. The internal surface, where
@@ -31,10 +32,16 @@ mod problem;
 mod routes;
 mod server;
 mod surface;
+mod tenants;
 mod upstreams;
 
+use std::sync::Arc;
+
+use pulse_entitlements::cache::CacheConfig;
+use pulse_kernel::SystemClock;
 use pulse_rpc::OperatorTokens;
-use pulse_runtime::{SettingError, Shutdown, settings::bind};
+use pulse_runtime::{SettingError, Shutdown, settings::bind, telemetry::meter};
+use pulse_tenant_client::TenantClient;
 use tokio::net::TcpListener;
 
 pub use crate::{
@@ -45,6 +52,7 @@ use crate::{
     clients::{Channels, Clients},
     config::{ADMIN_ADDR, INTERNAL_ADDR, PUBLIC_ADDR},
     surface::Surfaces,
+    tenants::Tenants,
     upstreams::Upstreams,
 };
 
@@ -81,10 +89,12 @@ impl Listeners {
 /// # Errors
 /// When a service's URL is not one, or, in hosted mode, the operators' tokens cannot be read.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
-    let hosted = hosted(&config, &shutdown)?;
+    let channels = Channels::new(&config.endpoints)?;
+    let tenants = tenants(&config, &channels)?;
+    let hosted = hosted(&config, &channels, &shutdown)?;
     let Listeners { public, admin, internal } = listeners;
     let admin = admin.filter(|_| hosted.is_some());
-    let surfaces = Surfaces::new(&config, hosted, admin.is_none(), &shutdown)?;
+    let surfaces = Surfaces::new(&config, hosted, admin.is_none(), tenants, &shutdown)?;
     let admin = async {
         if let (Some(listener), Some(router)) = (admin, surfaces.admin) {
             server::serve(listener, router, &shutdown).await;
@@ -98,6 +108,16 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> 
     Ok(())
 }
 
+/// What is known of tenants, from the services that know.
+fn tenants(config: &Config, channels: &Channels) -> anyhow::Result<Tenants> {
+    let catalog = config.catalog()?;
+    let cache = CacheConfig { max_stale: config.entitlement_max_stale, ..TenantClient::config() };
+    let (lifecycle, billing_state) = (channels.lifecycle.clone(), channels.billing.clone());
+    let client = TenantClient::new(lifecycle, billing_state, &catalog, cache, Arc::new(SystemClock));
+    client.report(&meter("pulse-edge"));
+    Ok(Tenants::new(client, &catalog))
+}
+
 /// What only hosted mode needs.
 #[derive(Debug)]
 pub(crate) struct Hosted {
@@ -106,9 +126,9 @@ pub(crate) struct Hosted {
     upstreams: Upstreams,
 }
 
-fn hosted(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Option<Hosted>> {
+fn hosted(config: &Config, channels: &Channels, shutdown: &Shutdown) -> anyhow::Result<Option<Hosted>> {
     let Some(tokens_file) = config.common.admin_tokens_file()? else { return Ok(None) };
     let tokens = OperatorTokens::watch(tokens_file, shutdown)?;
-    let channels = Channels::new(&config.endpoints)?;
-    Ok(Some(Hosted { tokens, upstreams: Upstreams::new(&channels), clients: Clients::new(channels) }))
+    let (upstreams, clients) = (Upstreams::new(channels), Clients::new(channels.clone()));
+    Ok(Some(Hosted { tokens, clients, upstreams }))
 }

@@ -23,6 +23,9 @@ pub(crate) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("rateli
 /// The header that says what is left of a limit (same draft).
 pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
+/// The header that tells a gateway why it is to refuse a request.
+pub(crate) const DENY_REASON: HeaderName = HeaderName::from_static("x-pulse-deny-reason");
+
 /// What a caller is told to wait where nobody knows for how long.
 const DEFAULT_RETRY: Duration = Duration::from_secs(1);
 
@@ -118,8 +121,19 @@ impl HttpError {
 pub(crate) enum Problem {
     /// What a service, or a rule of ours, refuses.
     Api(Box<ApiError>),
+    /// The same, said to a gateway that asks for a decision: see [`Problem::to_gateway`].
+    Gateway(Box<ApiError>),
     /// What HTTP refuses.
     Http(HttpError),
+}
+
+impl Problem {
+    /// A decision of a gateway's against a request. Gateways take 401 and 403 for a no, and some of them anything else for a
+    /// fault; so whatever speaks against the tenant is a 403, also what is another status elsewhere. The reason is in a
+    /// header too, because not every gateway reads the body.
+    pub(crate) fn to_gateway(error: ApiError) -> Self {
+        Self::Gateway(Box::new(error))
+    }
 }
 
 impl From<ApiError> for Problem {
@@ -137,7 +151,8 @@ impl From<HttpError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
-            Self::Api(error) => of_api_error(&error),
+            Self::Api(error) => of_api_error(&error, http_status(error.reason())),
+            Self::Gateway(error) => to_gateway(&error),
             Self::Http(error) => of_http_error(error),
         }
     }
@@ -154,9 +169,25 @@ fn of_http_error(error: HttpError) -> Response {
     render(error.status(), code.to_owned(), title, detail.to_owned(), request_id, Vec::new())
 }
 
-fn of_api_error(error: &ApiError) -> Response {
+fn http_status(reason: Reason) -> StatusCode {
+    StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn to_gateway(error: &ApiError) -> Response {
+    let status = match http_status(error.reason()) {
+        status if status.is_server_error() => status,
+        _ => StatusCode::FORBIDDEN,
+    };
+    let mut response = of_api_error(error, status);
+    // Lower-case letters and underscores.
+    if let Ok(code) = HeaderValue::try_from(error.reason().code()) {
+        response.headers_mut().insert(DENY_REASON, code);
+    }
+    response
+}
+
+fn of_api_error(error: &ApiError, status: StatusCode) -> Response {
     let reason = error.reason();
-    let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // Whatever an internal error was made with, nothing of it leaves.
     let detail = match reason {
         Reason::Internal => ApiError::internal().message().to_owned(),

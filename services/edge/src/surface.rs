@@ -17,11 +17,13 @@ use crate::{
     layers::{ClientLimit, Observe, Stack, limit_body},
     problem::{HttpError, Problem},
     routes::{
-        audit, billing,
+        audit, authz, billing,
         health::{self, Health},
+        ofrep,
         openapi::{self, Description},
         organizations, signup,
     },
+    tenants::Tenants,
 };
 
 /// What each listener serves.
@@ -39,6 +41,7 @@ impl Surfaces {
         config: &Config,
         hosted: Option<Hosted>,
         shared: bool,
+        tenants: Tenants,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
         let upstreams = hosted.as_ref().map(|hosted| hosted.upstreams.clone());
@@ -47,7 +50,7 @@ impl Surfaces {
         let observe = Observe::new();
         // Whoever asks here goes on asking while the services behind are away, and is still answered.
         let always = Health { shutdown: shutdown.clone(), upstreams: None };
-        let internal = listener(Part::default(), always, Stack::new(config, observe.clone()))?;
+        let internal = listener(Part::internal(tenants), always, Stack::new(config, observe.clone()))?;
         let limited = Stack {
             client_limit: Some(ClientLimit::new(config, shutdown)),
             ..Stack::new(config, observe.clone())
@@ -79,10 +82,16 @@ struct Part {
 }
 
 impl Part {
-    fn public(described: OpenApiRouter<Clients>, clients: Clients) -> Self {
+    fn public<S: Clone + Send + Sync + 'static>(described: OpenApiRouter<S>, state: S) -> Self {
         let (router, document) = described.split_for_parts();
-        let router = router.with_state(clients).route_layer(from_fn(limit_body));
+        let router = router.with_state(state).route_layer(from_fn(limit_body));
         Self { router, document }
+    }
+
+    fn internal(tenants: Tenants) -> Self {
+        // A gateway's question comes with whatever body the client sent, and nothing reads that.
+        let questions = Self::from(authz::router().with_state(tenants.clone()));
+        questions.and(Self::public(ofrep::router(), tenants))
     }
 
     /// Routes that only operators pass to; whoever is none learns nothing but that, not even about methods.

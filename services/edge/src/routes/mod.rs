@@ -6,6 +6,8 @@
 //! | [`organizations`] | organizations and their status |
 //! | [`billing`] | billing states |
 //! | [`audit`] | what every service recorded about a tenant |
+//! | [`authz`] | decisions for gateways |
+//! | [`ofrep`] | decisions as flags, for OpenFeature SDKs |
 //! | [`health`] | liveness and readiness |
 //! | [`openapi`] | the description of what the listener serves |
 //!
@@ -16,8 +18,10 @@
 )]
 
 pub(crate) mod audit;
+pub(crate) mod authz;
 pub(crate) mod billing;
 pub(crate) mod health;
+pub(crate) mod ofrep;
 pub(crate) mod openapi;
 pub(crate) mod organizations;
 pub(crate) mod signup;

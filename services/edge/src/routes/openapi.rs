@@ -134,7 +134,7 @@ impl Kind<'_> {
 
     /// Health answers whatever else is refused.
     fn is_health(&self) -> bool {
-        !self.path.starts_with("/api/")
+        ["/livez", "/readyz"].contains(&self.path)
     }
 
     fn names_an_organization(&self) -> bool {
@@ -156,7 +156,8 @@ impl Kind<'_> {
         }
         for (status, response) in responses {
             let RefOr::T(response) = response else { continue };
-            if status.starts_with(['4', '5']) {
+            // But where the route says something else of its own: a protocol may have its own words.
+            if status.starts_with(['4', '5']) && response.content.is_empty() {
                 response.content.insert(MEDIA_TYPE.to_owned(), RefOr::T(problem()));
             }
             self.add_headers(status, response);

@@ -74,6 +74,10 @@ impl World {
         self.state().organizations.insert(organization.id.clone(), organization);
     }
 
+    pub(crate) fn billing_state(&self, id: &str) -> Option<BillingState> {
+        self.state().billing.get(id).cloned()
+    }
+
     pub(crate) fn store_billing(&self, state: BillingState) {
         self.state().billing.insert(state.org_id.clone(), state);
     }
@@ -108,6 +112,11 @@ impl World {
         self.fail(rpc, to_status(error));
     }
 
+    /// Lets calls of `rpc` be answered again.
+    pub(crate) fn mend(&self, rpc: &'static str) {
+        self.state().failures.remove(rpc);
+    }
+
     /// Lets calls of `rpc` never end.
     pub(crate) fn hang(&self, rpc: &'static str) {
         self.state().hanging = Some(rpc);
@@ -128,7 +137,7 @@ impl World {
         self.state().passwords.clone()
     }
 
-    async fn enter<T: std::fmt::Debug>(
+    pub(crate) async fn enter<T: std::fmt::Debug>(
         &self,
         rpc: &'static str,
         request: Request<T>,
@@ -150,7 +159,7 @@ impl World {
         failure.map_or(Ok(message), Err)
     }
 
-    fn organization(&self, id: &str) -> Result<Organization, Status> {
+    pub(crate) fn organization(&self, id: &str) -> Result<Organization, Status> {
         self.state().organizations.get(id).cloned().ok_or_else(|| refusal(Reason::OrgNotFound))
     }
 
@@ -227,12 +236,12 @@ pub(crate) fn organization(id: &str) -> Organization {
     }
 }
 
-fn refusal(reason: Reason) -> Status {
+pub(crate) fn refusal(reason: Reason) -> Status {
     to_status(&ApiError::new(reason, reason.title()))
 }
 
 #[derive(Debug)]
-pub(crate) struct Fake(Arc<World>);
+pub(crate) struct Fake(pub(crate) Arc<World>);
 
 #[tonic::async_trait]
 impl SignupService for Fake {

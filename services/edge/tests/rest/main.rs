@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `gate` | hosted mode off: nothing tells a signup from a path that never existed |
 //! | `signup`, `organizations`, `billing`, `audit` | every route: what is passed on, what is answered, every refusal |
+//! | `authz`, `ofrep` | decisions for gateways and for OpenFeature SDKs |
 //! | `http` | bodies, media types, methods, limits, proxies, headers, connections |
 //! | `health` | liveness, readiness, the end in two phases |
 //! | `openapi` | the document describes exactly what is served |
@@ -16,13 +17,16 @@
 )]
 
 mod audit;
+mod authz;
 mod billing;
 mod client;
 mod fakes;
 mod gate;
 mod health;
 mod http;
+mod internal_fakes;
 mod metrics;
+mod ofrep;
 mod openapi;
 mod organizations;
 mod signup;

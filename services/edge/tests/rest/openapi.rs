@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Request, request},
+    internal_fakes::pro,
     support::{ADMIN, Edge, Setup},
 };
 
@@ -54,16 +55,24 @@ const ADMIN_ROUTES: [(&str, &str); 11] = [
     ("get", "/api/admin/orgs/{id}/audit-events"),
 ];
 
+const INTERNAL: [(&str, &str); 3] = [
+    ("get", "/api/internal/authz"),
+    ("post", "/ofrep/v1/evaluate/flags"),
+    ("post", "/ofrep/v1/evaluate/flags/{key}"),
+];
+
 #[tokio::test]
 async fn each_listener_describes_what_it_serves_and_nothing_else() {
     let hosted = Edge::start().await;
     let admin = hosted.admin.expect("an admin listener");
     assert_eq!(operations(&document(hosted.public).await), set(&[&COMMON[..], &PUBLIC].concat()));
     assert_eq!(operations(&document(admin).await), set(&[&COMMON[..], &ADMIN_ROUTES].concat()));
+    assert_eq!(operations(&document(hosted.internal).await), set(&[&COMMON[..], &INTERNAL].concat()));
     let shared = Edge::with(Setup { shared: true, ..Setup::default() }).await;
     let everything = [&COMMON[..], &PUBLIC, &ADMIN_ROUTES].concat();
     assert_eq!(operations(&document(shared.public).await), set(&everything));
     let off = Edge::with(Setup { hosted_off: true, ..Setup::default() }).await;
+    assert_eq!(operations(&document(off.internal).await), set(&[&COMMON[..], &INTERNAL].concat()));
     let document = document(off.public).await;
     assert_eq!(operations(&document), set(&COMMON));
     assert!(
@@ -75,10 +84,11 @@ async fn each_listener_describes_what_it_serves_and_nothing_else() {
 #[tokio::test]
 async fn every_documented_operation_is_served_and_every_other_method_is_not() {
     let edge = Edge::start().await;
-    for addr in [edge.public, edge.admin.expect("an admin listener")] {
+    for addr in [edge.public, edge.admin.expect("an admin listener"), edge.internal] {
         let documented = operations(&document(addr).await);
         let paths: BTreeSet<_> = documented.iter().map(|(_, path)| path.clone()).collect();
-        for path in paths {
+        // A gateway may ask with any method.
+        for path in paths.into_iter().filter(|path| path != "/api/internal/authz") {
             for method in METHODS {
                 let answer = send(request(addr, &method.to_uppercase(), &path.replace("{id}", "acme"))).await;
                 let head_of_get = method == "head" && documented.contains(&("get".to_owned(), path.clone()));
@@ -94,13 +104,19 @@ async fn send(request: Request) -> u16 {
 }
 
 #[tokio::test]
-async fn the_document_is_openapi_3_1_and_hangs_together() {
+async fn the_documents_are_openapi_3_1_and_hang_together() {
     let shared = Edge::with(Setup { shared: true, ..Setup::default() }).await;
-    let document = document(shared.public).await;
+    for addr in [shared.public, shared.internal] {
+        hangs_together(&document(addr).await);
+    }
+}
+
+#[track_caller]
+fn hangs_together(document: &Value) {
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")), "{document}");
     assert_eq!(document["info"]["title"], "Pulse Hosted");
     let mut references = BTreeSet::new();
-    collect_references(&document, &mut references);
+    collect_references(document, &mut references);
     for reference in &references {
         let pointer = reference.strip_prefix('#').expect("references within the document");
         assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
@@ -110,7 +126,7 @@ async fn the_document_is_openapi_3_1_and_hangs_together() {
         assert!(references.contains(&format!("#/components/schemas/{name}")), "{name} is used by nothing");
     }
     let ids: Vec<_> =
-        each_operation(&document).map(|(_, _, operation)| operation["operationId"].clone()).collect();
+        each_operation(document).map(|(_, _, operation)| operation["operationId"].clone()).collect();
     assert_eq!(ids.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
 }
 
@@ -171,6 +187,35 @@ async fn every_operation_says_how_it_can_fail() {
 }
 
 #[tokio::test]
+async fn what_decides_says_how_it_can_fail_in_the_words_of_its_protocol() {
+    let edge = Edge::start().await;
+    let document = document(edge.internal).await;
+    let responses = |method: &str, path: &str| {
+        document["paths"][path][method]["responses"].as_object().expect("responses").clone()
+    };
+    let statuses = |method: &str, path: &str| {
+        responses(method, path).keys().map(|status| status.parse().expect("a status")).collect::<Vec<u16>>()
+    };
+    assert_eq!(statuses("get", "/api/internal/authz"), [200, 400, 403, 429, 500, 503]);
+    assert_eq!(statuses("post", "/ofrep/v1/evaluate/flags"), [200, 304, 400, 408, 413, 415, 429, 500, 503]);
+    assert_eq!(
+        statuses("post", "/ofrep/v1/evaluate/flags/{key}"),
+        [200, 400, 404, 408, 413, 415, 429, 500, 503]
+    );
+    let authz = responses("get", "/api/internal/authz");
+    assert!(authz["403"]["content"]["application/problem+json"].is_object());
+    assert!(authz["403"]["headers"]["x-pulse-deny-reason"].is_object());
+    for path in ["/ofrep/v1/evaluate/flags", "/ofrep/v1/evaluate/flags/{key}"] {
+        let responses = responses("post", path);
+        let failure = &responses["400"]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(failure, "#/components/schemas/EvaluationFailure", "{responses:?}");
+        assert_eq!(responses["400"]["content"].as_object().map(serde_json::Map::len), Some(1));
+        assert!(responses["503"]["content"]["application/problem+json"].is_object());
+        assert!(responses["429"]["headers"].get("RateLimit").is_none(), "nobody is limited here");
+    }
+}
+
+#[tokio::test]
 async fn answers_have_exactly_the_keys_of_their_schemas() {
     let edge = Edge::start().await;
     edge.world.record("lifecycle", 1);
@@ -188,6 +233,20 @@ async fn answers_have_exactly_the_keys_of_their_schemas() {
     let events = edge.get("/api/admin/orgs/acme/audit-events").await.json();
     assert_keys(&admin, "AuditEventPage", &events);
     assert_keys(&admin, "AuditEvent", &events["audit_events"][0]);
+
+    let internal = document(edge.internal).await;
+    let evaluate = async |path: &str, body: &Value| {
+        let post = edge.internal("POST", &format!("/ofrep/v1/evaluate/flags{path}"));
+        post.json(body).send().await.json()
+    };
+    edge.world.store_billing(pro("acme"));
+    let context = json!({"context": {"targetingKey": "acme"}});
+    let flag = evaluate("/alerting", &context).await;
+    assert_keys(&internal, "Flag", &flag);
+    assert_keys(&internal, "FlagMetadata", &flag["metadata"]);
+    assert_keys(&internal, "BulkEvaluation", &evaluate("", &context).await);
+    assert_keys(&internal, "EvaluationFailure", &evaluate("", &json!({})).await);
+    assert_keys(&internal, "EvaluationFailure", &evaluate("/flying", &context).await);
 }
 
 #[tokio::test]

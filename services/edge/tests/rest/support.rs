@@ -172,8 +172,10 @@ async fn upstream(service: Service, world: &Arc<World>) -> (Upstream, SocketAddr
     let server = match service {
         Service::SignupGateway => server.add(world.signup()),
         Service::Provisioner => server.add(world.provisioner()),
-        Service::BillingState => server.add(world.billing()),
-        Service::Lifecycle => server.add(world.lifecycle()),
+        Service::BillingState => {
+            server.add(world.billing()).add(world.entitlements()).add(world.billing_states())
+        }
+        Service::Lifecycle => server.add(world.lifecycle()).add(world.organizations()),
     };
     shutdown.spawn_service(service.name(), server.serve(listener, readiness, shutdown.clone()));
     (Upstream { shutdown, serving }, addr)
