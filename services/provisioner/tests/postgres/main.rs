@@ -8,7 +8,7 @@
 //! | `outages` | one saga, and a database that is away, busy, or cut off in the middle of a commit |
 //! | `cut` | many sagas, and connections to the database that are lost all the time |
 //! | `plans` | how the database carries out each statement when there is a lot in it |
-//! | `program` | `pulse-provisioner migrate` |
+//! | `program` | `pulse-provisioner migrate`, and which store the program opens |
 
 #[cfg(test)]
 mod cut;

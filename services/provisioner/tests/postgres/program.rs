@@ -1,7 +1,9 @@
-//! `pulse-provisioner migrate`.
+//! `pulse-provisioner migrate`, and which store the program opens.
 
 use std::process::{Command, Output};
 
+use pulse_provisioner::{Config, open_store};
+use pulse_runtime::settings::try_parse_from;
 use pulse_testkit::Postgres;
 
 use crate::replicas::store_at;
@@ -41,4 +43,25 @@ async fn without_a_database_there_is_nothing_to_migrate() {
     let refused = run(vec!["migrate".into()]).await;
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(text(&refused.stderr).contains("PULSE_DATABASE_URL"), "{refused:?}");
+}
+
+/// The one in PostgreSQL where the settings name a database, and only then.
+#[tokio::test]
+async fn the_settings_choose_the_store() {
+    let database = Postgres::shared().await.database().await;
+    let directory = tempfile::tempdir().unwrap();
+    let data = format!("--data-dir={}", directory.path().display());
+    let in_files = || std::fs::read_dir(directory.path()).unwrap().count();
+    let config: Config =
+        try_parse_from(["pulse-provisioner", &data, "--database-url", &database.url()]).unwrap();
+    let store = open_store(&config).await.unwrap();
+    store.ping().await.unwrap();
+    let schemas =
+        "SELECT count(*) FROM pg_tables WHERE schemaname = 'pulse_provisioner' AND tablename = 'accounts'";
+    let tables: i64 = sqlx::query_scalar(schemas).fetch_one(&mut database.connect().await).await.unwrap();
+    assert_eq!((tables, in_files()), (1, 0));
+
+    let config: Config = try_parse_from(["pulse-provisioner", &data]).unwrap();
+    open_store(&config).await.unwrap().ping().await.unwrap();
+    assert!(in_files() > 0);
 }
