@@ -44,22 +44,39 @@ async fn the_tour_of_the_readme_runs_as_it_is_printed() {
         assert!(before_the_tour.contains(&format!("\n{command}\n")), "{command} is not at the top");
     }
 
-    let system = System::dev().start().await;
     let tour = blocks(section(&readme, "## A five-minute tour"));
+    let script = runs_as_printed(&tour).await;
+    assert!(script.contains("curl") && script.contains("grpcurl"), "{script}");
+}
+
+#[tokio::test]
+async fn the_commands_of_the_integration_page_run_as_they_are_printed() {
+    let page = fs::read_to_string(repository().join("docs/integration.md")).unwrap();
+    // What is in Rust is compiled with the documentation of `pulse-tenant-client`.
+    let commands: Vec<Block> =
+        blocks(&page).into_iter().filter(|block| !block.language.starts_with("rust")).collect();
+    let script = runs_as_printed(&commands).await;
+    for tool in ["grpcurl", "/api/internal/authz", "/ofrep/v1/", "python3"] {
+        assert!(script.contains(tool), "{tool} is not shown: {script}");
+    }
+}
+
+/// Runs the commands in a new `dev` system and compares what they print with what is shown; returns the whole script.
+async fn runs_as_printed(blocks: &[Block]) -> String {
+    let system = System::dev().start().await;
     // One shell for all of it, as a reader has one terminal; after each block of commands, a mark.
     let (mut script, mut shown) = (String::new(), Vec::new());
-    for block in &tour {
+    for block in blocks {
         let commands = script.matches(MARK).count();
         match &*block.language {
             "sh" => {
                 writeln!(script, "{}\necho\necho '{MARK}'", system.with_my_addresses(&block.text)).unwrap();
             }
             "json" | "text" => shown.push((commands - 1, block)),
-            other => panic!("the tour has a block of {other:?}"),
+            other => panic!("there is a block of {other:?}"),
         }
     }
-    assert!(script.contains("curl") && script.contains("grpcurl"), "{script}");
-    assert!(shown.len() >= 8, "the tour shows what is printed");
+    assert!(shown.len() >= 6, "what is printed is shown");
 
     let Printed { success, stdout, stderr } = system.shell(&script).await;
     assert!(success, "{script}\n--- printed\n{stdout}\n{stderr}");
@@ -73,6 +90,7 @@ async fn the_tour_of_the_readme_runs_as_it_is_printed() {
             assert_eq!(block.text.trim(), really);
         }
     }
+    script
 }
 
 /// Whether what the README shows has the form of what is printed: the same members and the same values, but for ids, times,
@@ -86,7 +104,9 @@ fn assert_alike(shown: &Value, really: &Value, whole: &str) {
             assert_eq!(names(shown), names(really), "{whole}");
             for (name, value) in shown {
                 let varies = name.ends_with("_id") || name.ends_with("_at") || name.ends_with("hash");
-                let varies = varies || ["id", "etag", "purge_after", "next_page_token"].contains(&&**name);
+                let varies = varies
+                    || ["id", "etag", "purge_after", "next_page_token", "source", "age_seconds"]
+                        .contains(&&**name);
                 if !varies && !name.ends_with("At") {
                     assert_alike(value, &really[name], whole);
                 }
@@ -179,7 +199,22 @@ async fn the_openapi_documents_are_valid_and_describe_what_is_served() {
         );
     }
 
+    let internal =
+        ["GET /api/internal/authz", "POST /ofrep/v1/evaluate/flags", "POST /ofrep/v1/evaluate/flags/{key}"];
+    let another_service = system.visitor().at(system.internal_addr());
+    let described = openapi(&system, another_service.get("/api/openapi.json").await.unwrap()).await;
+    assert_eq!(described, everything(&internal), "the internal listener");
+    for operation in &described {
+        let (method, path) = operation.split_once(' ').unwrap();
+        let request = another_service.request(method.parse().unwrap(), &path.replace("{key}", "alerting"));
+        let answer = Answer::to(request).await.unwrap();
+        assert!(![404, 405].contains(&answer.status), "{operation}: {answer}");
+    }
+
     let off = System::all_in_one().not_hosted().start().await;
+    let described =
+        openapi(&off, off.visitor().at(off.internal_addr()).get("/api/openapi.json").await.unwrap()).await;
+    assert_eq!(described, everything(&internal), "what other services ask is not only for hosting");
     let described = openapi(&off, off.get("/api/openapi.json").await).await;
     assert_eq!(described, everything(&[]), "nothing hosted outside hosted mode");
 }

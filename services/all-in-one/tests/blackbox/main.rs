@@ -12,6 +12,8 @@
 //! | `crash` | SIGKILL in the middle of two hundred signups |
 //! | `replicas` | what must hold whichever replica is asked, and when one of them dies |
 //! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
+//! | `forward_auth` | decisions for a real nginx, whatever a client says and while services are away |
+//! | `openfeature` | entitlements as flags, for a stock OpenFeature SDK |
 //! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |
 //! | `telemetry` | metrics, and what no log and no file may hold |
@@ -48,9 +50,11 @@ mod billing_files;
 mod crash;
 mod documents;
 mod first_start;
+mod forward_auth;
 mod grpc_clients;
 mod hosted_mode;
 mod lifecycle;
+mod openfeature;
 mod operators;
 mod outage;
 mod replicas;
