@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use axum::{Extension, body::Bytes};
 use http::header::CONTENT_TYPE;
+use pulse_rpc::problem::{Document, MEDIA_TYPE};
 use utoipa::{
     IntoParams, PartialSchema as _, ToSchema,
     openapi::{
@@ -21,7 +22,6 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::Answer;
-use crate::problem::{Document, MEDIA_TYPE};
 
 /// The name of the operators' security scheme.
 const OPERATOR: &str = "operator";
