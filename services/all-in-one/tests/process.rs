@@ -1,50 +1,23 @@
 //! The program itself: what `dev` makes and prints, that what it prints works, and what stops a start.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[cfg(test)]
+#[expect(dead_code, reason = "this file needs a part of it")]
+mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
     sync::mpsc,
-    time::Duration,
 };
 
 use pulse_testkit::{Database, Postgres};
-use tempfile::TempDir;
 
-/// How long anything here may take.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// The listen addresses; the system chooses the ports.
-const ADDRS: [&str; 8] = [
-    "PULSE_EDGE_PUBLIC_ADDR",
-    "PULSE_EDGE_ADMIN_ADDR",
-    "PULSE_EDGE_INTERNAL_ADDR",
-    "PULSE_SIGNUP_GATEWAY_ADDR",
-    "PULSE_PROVISIONER_ADDR",
-    "PULSE_BILLING_STATE_ADDR",
-    "PULSE_LIFECYCLE_ADDR",
-    "PULSE_METRICS_ADDR",
-];
-
-/// `pulse-hosted` with a working folder of its own, and nothing else in its environment.
-fn pulse_hosted(mode: &str, folder: &Path, env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pulse-hosted"));
-    command
-        .args(mode.split_whitespace())
-        .current_dir(folder)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .envs(ADDRS.map(|addr| (addr, "127.0.0.1:0")))
-        .envs(env.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
+use self::support::{ADDRS, Dev, LIMIT, pulse_hosted};
 
 /// The exit code and the standard error of a start that ends by itself.
 fn refused(mode: &str, env: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -52,72 +25,6 @@ fn refused(mode: &str, env: &[(&str, &str)]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = pulse_hosted(mode, folder.path(), env).output().unwrap();
     assert_eq!(String::from_utf8(stdout).unwrap(), "", "nothing is printed");
     (status.code(), String::from_utf8(stderr).unwrap())
-}
-
-/// A running `pulse-hosted dev`, which is stopped in the end.
-struct Dev {
-    child: Child,
-    folder: TempDir,
-    banner: String,
-}
-
-impl Dev {
-    fn start(env: &[(&str, &str)]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), env)
-    }
-
-    fn start_in(folder: TempDir, env: &[(&str, &str)]) -> Self {
-        let mut child = pulse_hosted("dev", folder.path(), env).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        // The command to grpcurl is the last line.
-        let mut banner = String::new();
-        while !banner.contains("grpcurl") {
-            let Ok(line) = lines.recv_timeout(LIMIT) else {
-                let _ = child.kill();
-                let mut log = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-                panic!("not ready; printed {banner:?}, logged {log}");
-            };
-            banner += &line;
-            banner.push('\n');
-        }
-        Self { child, folder, banner }
-    }
-
-    /// The printed line that begins with `word`.
-    fn line(&self, word: &str) -> &str {
-        let mut lines = self.banner.lines().map(str::trim);
-        lines.find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("no {word} in {}", self.banner))
-    }
-
-    /// Runs a printed command as it was printed, from the folder that `dev` was started in.
-    fn run_printed(&self, word: &str) -> Output {
-        Command::new("sh").args(["-c", self.line(word)]).current_dir(self.folder.path()).output().unwrap()
-    }
-
-    /// Stops it as a terminal does; the exit code, and the folder for another start.
-    fn stop(mut self) -> (Option<i32>, TempDir) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        let code = self.child.wait().unwrap().code();
-        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
-        (code, folder)
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -267,7 +174,7 @@ fn a_strict_start_says_what_to_set() {
         ),
         ("migrate", &[], "PULSE_DATABASE_URL (--database-url): must be set"),
         ("dev", &[("PULSE_TLS_CERT", "cert.pem")], "PULSE_TLS_CERT (--tls-cert): "),
-        ("", &[], "say what to do: dev or serve or migrate"),
+        ("", &[], "say what to do: "),
         ("produce", &[], "unrecognized subcommand"),
     ] {
         let (code, said) = refused(mode, env);
