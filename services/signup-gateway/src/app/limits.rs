@@ -8,14 +8,18 @@ use std::{sync::Arc, time::Duration};
 use pulse_kernel::{Clock, Quota};
 use pulse_rpc::{ClientKey, KeyedLimiter, limit::DEFAULT_MAX_KEYS};
 use pulse_runtime::Shutdown;
+use pulse_store::StoreError;
 
 use crate::{
     Config,
     error::SignUpError,
-    store::{self, Allowance, Decision, Store},
+    store::{Allowance, Decision, Store},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
+
+/// How often clients that no longer matter are forgotten.
+const SWEEP_INTERVAL: Duration = MINUTE;
 
 /// The limits by client.
 #[derive(Debug)]
@@ -49,8 +53,24 @@ impl Limits {
     /// Forgets clients that no longer matter, every minute.
     pub(crate) fn sweep_in_background(&self, shutdown: &Shutdown) {
         self.requests.sweep_in_background(shutdown);
-        store::sweep_in_background(Arc::clone(&self.sign_ups), shutdown);
+        let (store, draining) = (Arc::clone(&self.sign_ups), shutdown.draining());
+        shutdown.spawn("signup limit sweep", async move {
+            let sweeping = async {
+                loop {
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
+                    if let Err(error) = sweep_all(&*store).await {
+                        tracing::warn!(%error, "clients whose allowance is whole could not be forgotten");
+                    }
+                }
+            };
+            tokio::select! { () = draining => {}, () = sweeping => {} }
+        });
     }
+}
+
+async fn sweep_all(store: &dyn Store) -> Result<(), StoreError> {
+    while store.sweep().await? {}
+    Ok(())
 }
 
 fn met(policy: &str, limit: impl Into<u32>, window: Duration, retry_after: Duration) -> SignUpError {

@@ -6,7 +6,7 @@
 //! - looking counts nothing; after each answer of the store, that answer takes the place of what was known;
 //! - a store that does not answer changes nothing;
 //! - the answer was right at some moment between question and answer, and is taken to be of the latest, so that whoever waits as
-//!   long as told does not come too early; the last [`MARGIN`] before that moment is left to the store. That is also room
+//!   long as told does not come too early; the last `MARGIN` before that moment is left to the store. That is also room
 //!   for the clocks, which may not run equally fast.
 
 use std::{sync::Arc, time::Duration};

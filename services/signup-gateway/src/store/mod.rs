@@ -13,11 +13,10 @@ pub mod known;
 pub mod memory;
 pub mod postgres;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::fmt;
 
 use async_trait::async_trait;
 use pulse_rpc::ClientKey;
-use pulse_runtime::Shutdown;
 use pulse_store::StoreError;
 
 pub use self::{
@@ -26,9 +25,6 @@ pub use self::{
     postgres::{PostgresStore, SCHEMA},
 };
 pub use crate::domain::{Allowance, Decision};
-
-/// How often clients that no longer matter are forgotten.
-const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The store of this service.
 #[async_trait]
@@ -45,25 +41,4 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Lets go of what it holds.
     async fn close(&self);
-}
-
-/// Sweeps every minute, in the background, until the process is told to stop.
-pub(crate) fn sweep_in_background(store: Arc<dyn Store>, shutdown: &Shutdown) {
-    let draining = shutdown.draining();
-    shutdown.spawn("signup limit sweep", async move {
-        let sweeping = async {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                if let Err(error) = sweep_all(&*store).await {
-                    tracing::warn!(%error, "clients whose allowance is whole could not be forgotten");
-                }
-            }
-        };
-        tokio::select! { () = draining => {}, () = sweeping => {} }
-    });
-}
-
-async fn sweep_all(store: &dyn Store) -> Result<(), StoreError> {
-    while store.sweep().await? {}
-    Ok(())
 }
