@@ -173,8 +173,11 @@ async fn bring_up_to_date(target: &Target, schema: &'static Schema) -> Result<()
     let migrating = async {
         let mut conn = connect(&target.as_migrator(schema)).await?;
         schema.migrator.run_direct(None, &mut conn, false).await?;
-        // The service compares versions at each start.
-        let grant = format!("GRANT SELECT ON _sqlx_migrations TO {name}");
+        // The service compares versions at each start. Two who grant at once would fail for each other's sake.
+        let grant = format!(
+            "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('{name}/grants', 0));
+             GRANT SELECT ON _sqlx_migrations TO {name}; COMMIT"
+        );
         sqlx::raw_sql(sqlx::AssertSqlSafe(grant)).execute(&mut conn).await?;
         conn.close().await?;
         Ok(())
