@@ -90,7 +90,7 @@ pub async fn serve_at(
 ) -> anyhow::Result<()> {
     let settings = config.lifecycle;
     let organizations = Organizations::new(Arc::clone(&store), clock).await?;
-    organizations.follow_others(&shutdown);
+    organizations.keep_counted(&shutdown);
     let reaper = Reaper::new(
         organizations.clone(),
         replica_id(&OsEntropy),

@@ -57,7 +57,7 @@ impl Metrics {
             .build();
         let due = meter
             .u64_gauge("pulse_hosted_reaper_due")
-            .with_description("Organizations whose retention was over when the reaper last looked.")
+            .with_description("Organizations whose retention was over when the reaper last looked; 0 where it is another's turn.")
             .build();
         Self { transitions, active_tenants, due, asked: Arc::default(), answered: Arc::default() }
     }
@@ -67,17 +67,17 @@ impl Metrics {
         self.transitions.add(1, &labels(from, to));
     }
 
-    /// Tells how many tenants are active, by what the store says now. One count answers all who asked before it began.
+    /// Tells how many tenants are active, by what the store says now. One count answers all who asked before it began; when it
+    /// fails, the one who counted is told, and nobody tries in turn what fails already.
     pub(crate) async fn show_active_tenants(&self, store: &dyn Store) -> Result<(), StoreError> {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut answered = self.answered.lock().await;
         if *answered >= mine {
             return Ok(());
         }
-        let asked = self.asked.load(Ordering::SeqCst);
+        *answered = self.asked.load(Ordering::SeqCst);
         let counts = store.counts().await?;
         self.active_tenants.record(counts.of(StatusKind::Active), &[]);
-        *answered = asked;
         Ok(())
     }
 

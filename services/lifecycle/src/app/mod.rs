@@ -24,7 +24,10 @@ use pulse_kernel::{Clock, OrgId};
 use pulse_rpc::RequestContext;
 use pulse_runtime::Shutdown;
 use pulse_store::{StoreError, time::truncate};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tracing::Instrument as _;
 
 use self::metrics::Metrics;
@@ -33,6 +36,9 @@ use crate::{
     error::LifecycleError,
     store::{Creation, Found, Lease, Store, Written},
 };
+
+/// How long a change that is stored waits for the number of active tenants to be told.
+const COUNTED_WITHIN: Duration = Duration::from_millis(250);
 
 /// How long the number of active tenants may rest when others keep changing it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
@@ -46,6 +52,8 @@ pub(crate) struct Organizations {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    /// Told when the number of active tenants may not be up to date.
+    outdated: Arc<Notify>,
 }
 
 /// Some of a list, and where it goes on, if it does.
@@ -73,14 +81,15 @@ impl Organizations {
     pub(crate) async fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let metrics = Metrics::new();
         metrics.show_active_tenants(&*store).await?;
-        Ok(Self { store, clock, metrics })
+        Ok(Self { store, clock, metrics, outdated: Arc::default() })
     }
 
-    /// Keeps the number of active tenants right while other replicas change organizations, until the process is told to stop.
-    pub(crate) fn follow_others(&self, shutdown: &Shutdown) {
-        let changed = Arc::new(Notify::new());
-        let told = Arc::clone(&changed);
-        self.store.follow(shutdown, Box::new(move || told.notify_one()));
+    /// Keeps the number of active tenants right, also while other replicas change organizations, until the process is told to
+    /// stop.
+    pub(crate) fn keep_counted(&self, shutdown: &Shutdown) {
+        let outdated = Arc::clone(&self.outdated);
+        self.store.follow(shutdown, Box::new(move || outdated.notify_one()));
+        let outdated = Arc::clone(&self.outdated);
         let this = self.clone();
         let refresh = move || {
             let this = this.clone();
@@ -88,7 +97,7 @@ impl Organizations {
         };
         let draining = shutdown.draining();
         shutdown.spawn("active tenants", async move {
-            tokio::select! { () = draining => {}, () = refresh_whenever(&changed, refresh) => {} }
+            tokio::select! { () = draining => {}, () = refresh_whenever(&outdated, refresh) => {} }
         });
     }
 
@@ -213,32 +222,37 @@ impl Organizations {
         }
     }
 
-    /// Counts a change that was stored.
+    /// Counts a change that was stored. Who asked for it does not wait long for the number of tenants, which is told all the
+    /// same.
     async fn count(&self, from: Option<StatusKind>, to: &'static str) {
         if let Some(from) = from {
             self.metrics.transition(from, to);
         }
-        if let Err(error) = self.metrics.show_active_tenants(&*self.store).await {
-            tracing::warn!(%error, "the number of active tenants is not up to date");
-        }
+        let this = self.clone();
+        let told = tokio::spawn(async move {
+            if this.metrics.show_active_tenants(&*this.store).await.is_err() {
+                this.outdated.notify_one();
+            }
+        });
+        timeout(COUNTED_WITHIN, told).await.ok();
     }
 }
 
-/// Refreshes the number of active tenants whenever it is told of changes; those that come soon after each other share one.
-async fn refresh_whenever<F>(changed: &Notify, mut refresh: impl FnMut() -> F)
+/// Refreshes the number of active tenants whenever it may be out of date; changes that come soon after each other share one.
+async fn refresh_whenever<F>(outdated: &Notify, mut refresh: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), StoreError>>,
 {
     let mut failing = false;
     loop {
-        changed.notified().await;
+        outdated.notified().await;
         let refreshed = refresh().await;
         if let Err(error) = &refreshed {
             if !failing {
                 tracing::warn!(%error, "the number of active tenants is not up to date");
             }
             // Until it can be counted.
-            changed.notify_one();
+            outdated.notify_one();
         }
         failing = refreshed.is_err();
         sleep(REFRESH_PAUSE).await;

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     app::{
         Organizations,
+        operations::Order,
         reaper::{Reaped, Reaper},
     },
     domain::{Retention, Status},
@@ -281,6 +282,35 @@ async fn a_lease_is_not_taken_over_in_the_middle_of_a_change_under_it() {
     blocking.close().await.unwrap();
     assert_eq!(slow.await.unwrap().unwrap(), Some(Written::Done));
     assert_eq!(next.await.unwrap(), (lease.token + 1, StatusKind::Purging));
+}
+
+/// With one connection, which is not to be had when the change is stored and the tenants are to be counted.
+#[tokio::test]
+async fn a_change_that_is_stored_is_answered_although_nobody_can_count() {
+    let (_one, database) = open().await;
+    let store = replica_by(database.url(), 1).await;
+    make(&store, "acme", StatusKind::Active).await;
+    let organizations = organizations(&store).await;
+    let mut blocking = database.connect().await;
+    let tenant = "hashtextextended('pulse_lifecycle/acme', 0)";
+    run(&mut blocking, &format!("SELECT pg_advisory_lock({tenant}), pg_advisory_lock(42)")).await.unwrap();
+
+    let order = Order { id: id("acme"), etag: None, note: None };
+    let suspending = tokio::spawn(async move { organizations.suspend(order, "ann").await });
+    eventually_waits(&database, "pg_advisory_xact_lock").await;
+    let reader = store.clone();
+    let reading = tokio::spawn(async move {
+        let read = reader.db.read(Scope::EveryTenant, &(), |(), conn| {
+            Box::pin(async move { Ok::<_, StoreError>(run(conn, "SELECT pg_advisory_lock(42)").await?) })
+        });
+        read.await
+    });
+    eventually(WAIT, async || store.db.load() == (1, 1)).await;
+    run(&mut blocking, &format!("SELECT pg_advisory_unlock({tenant})")).await.unwrap();
+    assert_eq!(suspending.await.unwrap().unwrap().status.kind(), StatusKind::Suspended);
+    assert!(!reading.is_finished(), "the connection is not free yet");
+    blocking.close().await.unwrap();
+    reading.await.unwrap().unwrap();
 }
 
 #[tokio::test]
