@@ -13,7 +13,10 @@ use pulse_store::{
 };
 use pulse_testkit::{Postgres, eventually, postgres::Database, proxy::Proxy};
 use sqlx::{AssertSqlSafe, PgConnection, migrate::Migrator};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Barrier,
+    time::{Instant, timeout},
+};
 
 static V1: Migrator = sqlx::migrate!("tests/migrations/postgres/v1");
 static V2: Migrator = sqlx::migrate!("tests/migrations/postgres/v2");
@@ -254,11 +257,14 @@ async fn two_that_deadlock_both_succeed() {
     insert(&db, "acme", "one").await.unwrap();
     insert(&db, "other", "two").await.unwrap();
     let (acme, other) = (org("acme"), org("other"));
+    let both = Arc::new(Barrier::new(2));
     let crossing = async |from: &OrgId, to: &OrgId| {
-        db.write(from, (from.clone(), to.clone()), |(from, to), conn| {
+        db.write(from, (from.clone(), to.clone(), Arc::clone(&both)), |(from, to, both), conn| {
             Box::pin(async move {
                 sqlx::query("UPDATE things SET count = count + 1").execute(&mut *conn).await?;
-                sqlx::query("SELECT nextval('tries'), pg_sleep(0.05)").execute(&mut *conn).await?;
+                sqlx::query("SELECT nextval('tries')").execute(&mut *conn).await?;
+                // At the first try the other holds its row by then, too; later there is no other.
+                timeout(Duration::from_millis(500), both.wait()).await.ok();
                 turn_to(conn, to).await?;
                 sqlx::query("UPDATE things SET count = count + 1").execute(&mut *conn).await?;
                 turn_to(conn, from).await?;
@@ -558,9 +564,11 @@ async fn a_reader_that_leaves_takes_its_connection_with_it() {
     let mut settings = settings(&database.url());
     settings.database_max_connections = 1.try_into().unwrap();
     let db = open_at(&settings).await.unwrap();
+    let mut holder = database.connect().await;
+    execute(&mut holder, "SELECT pg_advisory_lock(43)").await;
     let slow = db.read(Scope::EveryTenant, &(), |(), conn| {
         Box::pin(async move {
-            sqlx::query("SELECT pg_sleep(60)").execute(conn).await?;
+            sqlx::query("SELECT pg_advisory_xact_lock(43)").execute(conn).await?;
             Ok::<_, StoreError>(())
         })
     });

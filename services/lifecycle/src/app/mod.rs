@@ -14,8 +14,6 @@ pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod reaper;
 pub(crate) mod tenancy;
-#[cfg(test)]
-mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +36,7 @@ use crate::{
 };
 
 /// How long a change that is stored waits for the number of active tenants to be told.
-const COUNTED_WITHIN: Duration = Duration::from_millis(250);
+const COUNTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long the number of active tenants may rest when others keep changing it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
@@ -272,3 +270,6 @@ async fn uncancelled<T: Send + 'static>(
     // A panic in there was logged as one; to the caller it is one failure among others.
     tokio::spawn(work.in_current_span()).await.unwrap_or(Err(StoreError::Panicked))
 }
+
+#[cfg(test)]
+mod tests;
