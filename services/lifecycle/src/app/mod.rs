@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// How long a change that is stored waits for the number of active tenants to be told.
-const COUNTED_WITHIN: Duration = Duration::from_secs(60);
+const COUNTED_WITHIN: Duration = Duration::from_millis(250);
 
 /// How long the number of active tenants may rest when others keep changing it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);

@@ -288,7 +288,10 @@ async fn a_lease_is_not_taken_over_in_the_middle_of_a_change_under_it() {
 #[tokio::test]
 async fn a_change_that_is_stored_is_answered_although_nobody_can_count() {
     let (_one, database) = open().await;
-    let store = replica_by(database.url(), 1).await;
+    let mut one = settings(database.url(), 1);
+    one.database_acquire_timeout = WAIT;
+    let entropy = Arc::new(SeededEntropy::default());
+    let store = PostgresStore::open(&one, &ManualClock::default(), entropy).await.unwrap();
     make(&store, "acme", StatusKind::Active).await;
     let organizations = organizations(&store).await;
     let mut blocking = database.connect().await;
@@ -301,7 +304,9 @@ async fn a_change_that_is_stored_is_answered_although_nobody_can_count() {
     let reader = store.clone();
     let reading = tokio::spawn(async move {
         let read = reader.db.read(Scope::EveryTenant, &(), |(), conn| {
-            Box::pin(async move { Ok::<_, StoreError>(run(conn, "SELECT pg_advisory_lock(42)").await?) })
+            // Without a limit of its own it has the connection for as long as a transaction may take.
+            let hold = "SET LOCAL lock_timeout = 0; SELECT pg_advisory_lock(42)";
+            Box::pin(async move { Ok::<_, StoreError>(run(conn, hold).await?) })
         });
         read.await
     });
