@@ -1,7 +1,7 @@
-//! Requests decided before they are passed on: with a real nginx, as `deploy/nginx` has it, in front of an upstream that says
-//! what it was told.
+//! Requests decided before they are passed on: with a real nginx and a real Caddy, as `deploy` has them, in front of an upstream
+//! that says what it was told.
 
-use std::{fs, net::SocketAddr, process::Stdio};
+use std::{fs, net::SocketAddr, path::Path, process::Stdio};
 
 use pulse_testkit::{
     eventually,
@@ -25,12 +25,12 @@ in_every_shape!(
     nginx_tells_the_application_what_is_true_and_nothing_that_a_client_says,
 );
 
-/// An nginx with the configuration that the documents recommend, and the application behind it.
+/// A gateway with the configuration that the documents recommend, and the application behind it.
 struct Gateway {
     addr: SocketAddr,
     upstream: JoinHandle<()>,
-    #[expect(dead_code, reason = "held, not used: nginx ends with it")]
-    nginx: Child,
+    #[expect(dead_code, reason = "held, not used: the gateway ends with it")]
+    program: Child,
     #[expect(dead_code, reason = "held, not used: the port is free again with it")]
     port: Port,
 }
@@ -42,40 +42,49 @@ impl Drop for Gateway {
 }
 
 impl Gateway {
-    async fn before(system: &System) -> Self {
+    async fn nginx(system: &System) -> Self {
+        let nginx = ["/usr/sbin/nginx", "-e", "stderr", "-p", ".", "-c", "nginx.conf"];
+        let one_process = ["-g", "daemon off; master_process off;"];
+        // Where this user may write.
+        let prepare = |text: String| text.replace("\nhttp {", &format!("\nhttp {{{}", temporary_paths()));
+        Self::start(system, "nginx", prepare, &[&nginx[..], &one_process].concat()).await
+    }
+
+    async fn caddy(system: &System) -> Self {
+        let caddy = ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"];
+        let prepare = |text: String| text.replace(":8000 {", ":{port} {");
+        Self::start(system, "caddy", prepare, &caddy).await
+    }
+
+    /// Starts a gateway with the files that are recommended for it, in which only addresses are replaced.
+    async fn start(
+        system: &System,
+        name: &str,
+        prepare: impl Fn(String) -> String,
+        command: &[&str],
+    ) -> Self {
         let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = Port::reserve();
-        let folder = system.folder().join("nginx");
+        let folder = system.folder().join(name);
         fs::create_dir(&folder).unwrap();
-        let recommended = repository().join("deploy/nginx");
-        let text = fs::read_to_string(recommended.join("nginx.conf")).unwrap();
-        let text = system
-            .with_my_addresses(&text)
-            .replace("127.0.0.1:8000", &port.addr().to_string())
-            .replace("127.0.0.1:3000", &application.local_addr().unwrap().to_string())
-            // Where this user may write.
-            .replace("\nhttp {", &format!("\nhttp {{{}", temporary_paths()));
-        fs::write(folder.join("nginx.conf"), text).unwrap();
-        fs::copy(recommended.join("pulse_question.conf"), folder.join("pulse_question.conf")).unwrap();
-
-        let log = fs::File::create(folder.join("nginx.log")).unwrap();
-        let nginx = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", "/usr/sbin/nginx", "-e", "stderr", "-p"])
-            .arg(&folder)
-            .args(["-c", "nginx.conf", "-g", "daemon off; master_process off;"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        for file in fs::read_dir(repository().join("deploy").join(name)).unwrap() {
+            let file = file.unwrap();
+            let text = prepare(fs::read_to_string(file.path()).unwrap());
+            let text = system
+                .with_my_addresses(&text)
+                .replace("127.0.0.1:8000", &port.addr().to_string())
+                .replace("{port}", &port.addr().port().to_string())
+                .replace("127.0.0.1:3000", &application.local_addr().unwrap().to_string());
+            fs::write(folder.join(file.file_name()), text).unwrap();
+        }
+        let program = run(command, &folder);
         let upstream = tokio::spawn(serve(application));
         eventually(SOON, async || {
             let connected = TcpStream::connect(port.addr()).await;
-            connected.map_err(|_| fs::read_to_string(folder.join("nginx.log")).unwrap())
+            connected.map_err(|_| fs::read_to_string(folder.join("log")).unwrap())
         })
         .await;
-        Self { addr: port.addr(), upstream, nginx, port }
+        Self { addr: port.addr(), upstream, program, port }
     }
 
     /// What a client gets that asks for `path` at the tenant's host name, with these headers of its own.
@@ -106,6 +115,22 @@ impl Gateway {
         .await;
         refused(answer, 403, code);
     }
+}
+
+/// Starts a program that ends with the test.
+fn run(command: &[&str], folder: &Path) -> Child {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .args(command)
+        .current_dir(folder)
+        .env("HOME", folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 fn temporary_paths() -> String {
@@ -156,7 +181,7 @@ async fn nginx_refuses_a_suspended_tenant_and_lets_it_back_in(plan: Plan) {
     let system = plan.start().await;
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let other = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
-    let gateway = Gateway::before(&system).await;
+    let gateway = Gateway::nginx(&system).await;
     for tenant in [org_id, other] {
         let answer = gateway.ask(&system, tenant, "/reports?id=7", &[]).await.expect(200);
         assert!(answer.body.starts_with(b"post /reports?id=7 http/1.1\r\n"), "{answer}");
@@ -182,7 +207,7 @@ async fn nginx_refuses_a_suspended_tenant_and_lets_it_back_in(plan: Plan) {
 async fn nginx_lets_in_by_capability_and_limit_as_billing_changes(plan: Plan) {
     let system = plan.start().await;
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
-    let gateway = Gateway::before(&system).await;
+    let gateway = Gateway::nginx(&system).await;
     let _ = gateway.ask(&system, org_id, "/alerts/", &[]).await.expect(200);
     refused(gateway.ask(&system, org_id, "/hosts/11/", &[]).await, 403, "limit_exceeded");
 
@@ -206,7 +231,7 @@ async fn nginx_tells_the_application_what_is_true_and_nothing_that_a_client_says
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let other = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
     let _ = system.admin().suspend(other, "chargeback").await.expect(200);
-    let gateway = Gateway::before(&system).await;
+    let gateway = Gateway::nginx(&system).await;
 
     let lies = [
         ("x-pulse-org-id", &**other),
@@ -253,11 +278,64 @@ async fn nginx_tells_the_application_what_is_true_and_nothing_that_a_client_says
 }
 
 #[tokio::test]
+async fn caddy_refuses_a_suspended_tenant_and_lets_it_back_in_and_believes_no_client() {
+    let system = System::all_in_one().start().await;
+    let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
+    let other = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
+    let gateway = Gateway::caddy(&system).await;
+    let lies = [
+        ("x-pulse-org-id", &**other),
+        ("x-pulse-org-status", "suspended"),
+        ("x-pulse-org-status-source", "mine"),
+        ("x-pulse-org-status-age", "-1"),
+        ("x-pulse-subscription-state", "active"),
+        ("x-pulse-plan", "enterprise"),
+        ("x-pulse-entitlement-source", "mine"),
+        ("x-pulse-entitlement-age", "-1"),
+        ("x-pulse-capability", "teleporting"),
+        ("x-pulse-deny-reason", "none"),
+    ];
+    let answer = gateway.ask(&system, org_id, "/alerts/7?x=1", &lies).await.expect(200);
+    assert!(answer.body.starts_with(b"post /alerts/7?x=1 http/1.1\r\n"), "{answer}");
+    for (name, value) in [
+        ("x-pulse-org-id", &**org_id),
+        ("x-pulse-org-status", "active"),
+        ("x-pulse-subscription-state", "trial"),
+        ("x-pulse-plan", "trial"),
+    ] {
+        assert_eq!(got(&answer, name), [value], "{answer}");
+    }
+    for name in [
+        "x-pulse-org-status-source",
+        "x-pulse-org-status-age",
+        "x-pulse-entitlement-source",
+        "x-pulse-entitlement-age",
+    ] {
+        let value = got(&answer, name).concat();
+        assert!(!value.is_empty() && !["mine", "-1"].contains(&&*value), "{name}: {answer}");
+    }
+    for name in ["x-pulse-capability", "x-pulse-deny-reason"] {
+        assert_eq!(got(&answer, name), [""; 0], "{answer}");
+    }
+    refused(gateway.ask(&system, org_id, "/hosts/11/", &[]).await, 403, "limit_exceeded");
+    refused(gateway.ask(&system, "-acme", "/", &lies).await, 403, "invalid_org_id");
+
+    let _ = system.admin().suspend(org_id, "chargeback").await.expect(200);
+    gateway.until_refused(&system, org_id, "/", "org_suspended").await;
+    for path in ["/", "/alerts/7", "/hosts/11/", "/exports/"] {
+        refused(gateway.ask(&system, org_id, path, &lies).await, 403, "org_suspended");
+    }
+    let _ = gateway.ask(&system, other, "/", &[]).await.expect(200);
+    let _ = system.admin().unsuspend(org_id).await.expect(200);
+    gateway.until_let_in(&system, org_id, "/").await;
+}
+
+#[tokio::test]
 async fn without_the_services_behind_decisions_go_on_and_a_suspension_stays_one() {
     let mut system = System::five_processes().start().await;
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let suspended = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
-    let gateway = Gateway::before(&system).await;
+    let gateway = Gateway::nginx(&system).await;
     let _ = system.admin().suspend(suspended, "chargeback").await.expect(200);
     gateway.until_refused(&system, suspended, "/", "org_suspended").await;
     let _ = gateway.ask(&system, org_id, "/alerts/", &[]).await.expect(200);

@@ -12,7 +12,7 @@
 //! | `crash` | SIGKILL in the middle of two hundred signups |
 //! | `replicas` | what must hold whichever replica is asked, and when one of them dies |
 //! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
-//! | `forward_auth` | decisions for a real nginx, whatever a client says and while services are away |
+//! | `forward_auth` | decisions for a real nginx and a real Caddy, whatever a client says and while services are away |
 //! | `openfeature` | entitlements as flags, for a stock OpenFeature SDK |
 //! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |

@@ -69,7 +69,7 @@ impl Step {
             Self::Fmt | Self::Layout | Self::Clippy | Self::Docs => &[],
             Self::Unit => &[Tool::Postgres],
             Self::Proto => &[Tool::Node],
-            Self::Blackbox => &[Tool::Curl, Tool::Postgres, Tool::Nginx, Tool::Python],
+            Self::Blackbox => &[Tool::Curl, Tool::Postgres, Tool::Nginx, Tool::Caddy, Tool::Python],
             Self::Deny => &[Tool::CargoDeny],
         }
     }

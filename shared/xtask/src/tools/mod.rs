@@ -41,6 +41,8 @@ pub(crate) enum Tool {
     Postgres,
     /// nginx, as a gateway in front of an application.
     Nginx,
+    /// Caddy, as another.
+    Caddy,
     /// The virtual environment `.cache/python`.
     Python,
     /// The packages in `.cache/node`.
@@ -56,6 +58,7 @@ impl Tool {
             Self::Curl => debian::ensure("curl", &["--version"], &["curl", "ca-certificates"]),
             Self::Postgres => postgres::ensure(),
             Self::Nginx => debian::ensure("/usr/sbin/nginx", &["-v"], &["nginx"]),
+            Self::Caddy => debian::ensure("caddy", &["version"], &["caddy"]),
             Self::Python => python::ensure(PYTHON_PACKAGES),
             Self::Node => node::ensure(NODE_PACKAGES),
             Self::CargoDeny => cargo_deny::ensure(CARGO_DENY_VERSION),
