@@ -30,6 +30,14 @@ async fn a_change_is_timed_in_every_replica_that_served_an_older_state() {
     let ahead = ManualClock::default();
     ahead.advance(Duration::from_secs(100));
     let other = Billing::replica(&database.url(), ahead).await;
+    // Until it follows, it may be told to forget what it serves, and then nothing older is replaced.
+    let mut conn = database.connect().await;
+    eventually(WAIT, async || {
+        let count = "SELECT count(*) FROM pulse_billing_state.followers";
+        let following: i64 = sqlx::query_scalar(count).fetch_one(&mut conn).await.unwrap();
+        following == 2
+    })
+    .await;
     one.start_trial("acme", "k").await.unwrap();
     assert!((propagation("count") - 1.0).abs() < 0.1, "where nothing was served, nothing is enforced late");
 
