@@ -24,7 +24,7 @@ async fn replicas_that_start_together_on_an_empty_database_make_one_schema() {
     let made = join_all(stores.iter().map(|store| store.put(trial_write("k", 0)))).await;
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
     for store in &stores {
-        assert!(matches!(store.get(&org()).await.unwrap(), Lookup::Stored(stored) if stored.revision == 1));
+        assert!(matches!(store.get(&org()).await.unwrap(), Lookup::Stored(trial) if trial.revision == 1));
     }
 }
 
