@@ -125,7 +125,10 @@ async fn while_both_are_away_the_last_known_counts_for_a_while_and_then_a_trial(
     world.wait(TOO_LONG);
     let verdict = world.check(&ALERTING).await;
     assert_eq!(verdict.status, Err(StatusError::Unknown));
-    assert_eq!((verdict.decision, verdict.entitlements().unwrap().source), (Decision::Allow, Source::Default));
+    assert_eq!(
+        (verdict.decision, verdict.entitlements().unwrap().source),
+        (Decision::Allow, Source::Default)
+    );
     // It had it, so it is not told to pay for it.
     assert_eq!(world.decision(&TELEPORTING).await, Decision::Deny(DenyReason::Unavailable));
 }
