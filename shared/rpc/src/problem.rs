@@ -1,4 +1,4 @@
-//! The one map from [`ApiError`] to an HTTP answer: RFC 9457 `application/problem+json`. The twin of [`status`](crate::status)
+//! The one map from [`ApiError`] to an HTTP answer: RFC 9457 `application/problem+json`. The twin of [`status`]
 //! for whoever serves REST.
 
 use std::time::Duration;
