@@ -28,8 +28,9 @@ BEGIN
                 NULL;
             END;
         END IF;
-        -- Whoever is no superuser takes these roles only as a member of them.
-        IF NOT pg_has_role(current_user, role, 'MEMBER') THEN
+        -- Whoever is no superuser takes these roles only as a member of them, since PostgreSQL 16 one who may do that.
+        IF NOT pg_has_role(current_user, role,
+            CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', role);
         END IF;
     END LOOP;

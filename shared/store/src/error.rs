@@ -148,7 +148,7 @@ fn classify_postgres(code: &str, constraint: Option<&str>) -> SqlErrorClass {
         ("23", _) => SqlErrorClass::CheckViolation { constraint: constraint() },
         // serialization_failure, deadlock_detected, lock_not_available
         (_, "40001" | "40P01" | "55P03") => SqlErrorClass::Busy,
-        // disk_full, program_limit_exceeded
+        // disk_full
         (_, "53100") => SqlErrorClass::Full,
         // connection_exception; insufficient_resources; query_canceled, admin_shutdown, crash_shutdown, cannot_connect_now,
         // idle_session_timeout; read_only_sql_transaction, as on a standby; idle_in_transaction_session_timeout;

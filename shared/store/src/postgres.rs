@@ -168,7 +168,7 @@ impl PgDb {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let asked = timeout(PING, self.0.ask()).await;
         match asked.unwrap_or(Err(StoreError::Unavailable("the database does not answer"))) {
-            Err(StoreError::Overloaded(_)) if self.0.succeeded_within(PING) => Ok(()),
+            Err(StoreError::Overloaded(_)) if self.0.succeeded_within(transact::AT_WORK) => Ok(()),
             asked => asked,
         }
     }

@@ -50,6 +50,8 @@ pub struct Table {
 pub struct Plan {
     /// The service's schema.
     pub schema: &'static Schema,
+    /// The tenant that a schema holds from its first start on: where there are no others, nothing was moved yet.
+    pub fresh: Option<&'static str>,
     /// The tables, those first that others refer to.
     pub tables: &'static [Table],
     /// Statements that follow the rows: what is derived from them.
@@ -131,6 +133,14 @@ pub enum TransferError {
         /// The key of the first such row.
         row: String,
     },
+    /// The answer to the commit did not come.
+    #[error("whether {schema} was moved is not known ({source}); run this again, which compares")]
+    Unknown {
+        /// The schema.
+        schema: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
     /// The database failed; it is as it was.
     #[error("the database failed, and nothing of {schema} was moved: {source}")]
     Database {
@@ -150,7 +160,7 @@ impl TransferError {
 }
 
 /// Moves everything of a service into its schema, which is made where it is not there. A target that holds the same already is
-/// compared and left as it is; one that holds nothing but the default organization is filled.
+/// compared and left as it is; one that holds nothing but what it begins with is filled.
 ///
 /// # Errors
 /// Why nothing was moved.
@@ -173,7 +183,7 @@ pub async fn transfer(
     let tables = moving.compare().await?;
     let broken_chains = audit::postgres::verify_all(&mut moving.transaction).await.map_err(failed)?;
     moving.let_go().await.map_err(failed)?;
-    moving.transaction.commit().await.map_err(failed)?;
+    moving.transaction.commit().await.map_err(|source| TransferError::Unknown { schema, source })?;
     Ok(Transferred { schema, tables, already_there, broken_chains })
 }
 
@@ -187,6 +197,13 @@ struct Moving<'a> {
 impl Moving<'_> {
     /// Keeps everyone else out, and lets the owner write what was decided elsewhere.
     async fn take_hold(&mut self) -> Result<(), sqlx::Error> {
+        let names: Vec<_> = self.plan.tables.iter().map(|table| table.name).collect();
+        // At once, and not for ever: whoever waits for these tables keeps others waiting behind it.
+        let sql = format!(
+            "SET LOCAL lock_timeout = '10s'; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+            names.join(", ")
+        );
+        execute(&mut self.transaction, &sql).await?;
         for table in self.plan.tables {
             let name = table.name;
             let sql = format!(
@@ -208,12 +225,12 @@ impl Moving<'_> {
         Ok(())
     }
 
-    /// Whether no tenant is there but the one that every installation begins with.
+    /// Whether no tenant is there but the one that the schema begins with.
     async fn is_empty(&mut self) -> Result<bool, sqlx::Error> {
         for Table { name, tenant, .. } in self.plan.tables {
-            let sql = format!("SELECT EXISTS (SELECT FROM {name} WHERE {tenant} <> $1)");
+            let sql = format!("SELECT EXISTS (SELECT FROM {name} WHERE $1::text IS NULL OR {tenant} <> $1)");
             let used: bool = sqlx::query_scalar(AssertSqlSafe(sql))
-                .bind(OrgId::DEFAULT)
+                .bind(self.plan.fresh)
                 .fetch_one(&mut *self.transaction)
                 .await?;
             if used {

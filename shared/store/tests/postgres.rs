@@ -529,6 +529,20 @@ async fn a_network_that_swallows_everything_is_given_up_on_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_silent_under_load_is_away_and_not_busy() {
+    let database = database().await;
+    let proxy = Proxy::to(&[Postgres::shared().await.addr()]);
+    let db = open_at(&settings(&database.url_through(proxy.addr()))).await.unwrap();
+    insert(&db, "acme", "one").await.unwrap();
+    proxy.freeze().await;
+    let everyone = join_all((0..30).map(|_| names(&db, Scope::EveryTenant)));
+    let outcomes = timeout(Duration::from_secs(9), Box::pin(everyone)).await.expect("nothing hangs");
+    for outcome in outcomes {
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_restarts_is_told_and_found_again() {
     let mut server = Postgres::start().await;
     let database = server.database().await;

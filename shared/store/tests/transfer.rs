@@ -21,13 +21,16 @@ static POSTGRES: Migrator = sqlx::migrate!("tests/migrations/postgres/audit");
 static SCHEMA: Schema =
     Schema { name: "pulse_lifecycle", program: "pulse-lifecycle", migrator: &POSTGRES, has_feed: false };
 
+const PLAN_TABLES: &[Table] = &[
+    Table { name: "kinds", tenant: "org_id", key: &["org_id", "n"] },
+    Table { name: "audit_events", tenant: "org_id", key: &["org_id", "sequence"] },
+    Table { name: "audit_heads", tenant: "org_id", key: &["org_id"] },
+];
+
 static PLAN: Plan = Plan {
     schema: &SCHEMA,
-    tables: &[
-        Table { name: "kinds", tenant: "org_id", key: &["org_id", "n"] },
-        Table { name: "audit_events", tenant: "org_id", key: &["org_id", "sequence"] },
-        Table { name: "audit_heads", tenant: "org_id", key: &["org_id"] },
-    ],
+    fresh: Some(OrgId::DEFAULT),
+    tables: PLAN_TABLES,
     afterwards: &["INSERT INTO totals SELECT count(*) FROM kinds"],
 };
 
@@ -118,6 +121,10 @@ impl World {
     }
 
     async fn run(&self) -> Result<(Transferred, usize), TransferError> {
+        self.run_plan(&PLAN).await
+    }
+
+    async fn run_plan(&self, plan: &Plan) -> Result<(Transferred, usize), TransferError> {
         let settings = DatabaseSettings {
             database_url: Some(self.database.url().into()),
             database_max_connections: 2.try_into().unwrap(),
@@ -126,7 +133,7 @@ impl World {
         };
         let origin = SqliteOrigin::open(&self.path(), &SQLITE).await?;
         let mut told = 0;
-        let done = transfer(&settings, &PLAN, &origin, &mut |_| told += 1).await;
+        let done = transfer(&settings, plan, &origin, &mut |_| told += 1).await;
         origin.close().await;
         Ok((done?, told))
     }
@@ -197,6 +204,20 @@ async fn a_target_that_holds_only_the_default_organization_is_filled() {
     let (moved, _) = world.run().await.unwrap();
     assert!(!moved.already_there);
     assert_eq!(world.target("SELECT count(*) FROM kinds").await, [TENANTS + 3]);
+}
+
+#[tokio::test]
+async fn what_is_stored_of_the_default_organization_counts_where_it_is_not_there_from_the_start() {
+    static STRICT: Plan = Plan { schema: &SCHEMA, fresh: None, tables: PLAN_TABLES, afterwards: &[] };
+    let world = World::new().await;
+    world.embedded("DELETE FROM kinds WHERE org_id <> 'default'").await;
+    let (moved, _) = world.run_plan(&STRICT).await.unwrap();
+    assert!(!moved.already_there);
+    let changed = "WITH changed AS (UPDATE kinds SET r = 7 WHERE org_id = 'default' AND n > 0 RETURNING n) SELECT count(*) FROM changed";
+    assert_eq!(world.target(changed).await, [1]);
+    let refused = world.run_plan(&STRICT).await.unwrap_err();
+    assert!(matches!(refused, TransferError::Differs { table: "kinds", .. }), "{refused}");
+    assert_eq!(world.target("SELECT n FROM kinds WHERE r = 7").await, [i64::MAX], "it is as it was");
 }
 
 #[tokio::test]

@@ -26,16 +26,18 @@ use super::{
 };
 use crate::domain::{Document, document};
 
-/// Records before the states that they are of. A feed that nobody has followed yet needs no past.
+/// Records before the states that they are of. The feed begins another life, so that replicas that follow it
+/// already start over.
 static PLAN: Plan = Plan {
     schema: &SCHEMA,
+    fresh: None,
     tables: &[
         Table { name: "audit_events", tenant: "org_id", key: &["org_id", "sequence"] },
         Table { name: "audit_heads", tenant: "org_id", key: &["org_id"] },
         Table { name: "billing_states", tenant: "org_id", key: &["org_id"] },
         Table { name: "purged_tenants", tenant: "org_id", key: &["org_id"] },
     ],
-    afterwards: &[],
+    afterwards: &["DELETE FROM feed"],
 };
 
 /// How many tenants' files are read at once.

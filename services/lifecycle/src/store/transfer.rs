@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pulse_kernel::OrgId;
 use pulse_runtime::DatabaseSettings;
 use pulse_store::transfer::{
     Plan, Progress, Table, TransferError, Transferred, sqlite::SqliteOrigin, transfer as move_rows,
@@ -9,10 +10,11 @@ use pulse_store::transfer::{
 
 use super::{postgres::SCHEMA, sqlite};
 
-/// Organizations before what came of them. The counts are made anew, a lease means nothing elsewhere, and a feed that nobody
-/// has followed yet needs no past.
+/// Organizations before what came of them. The counts are made anew, a lease means nothing elsewhere; the feed begins
+/// another life, so that replicas that follow it already start over.
 static PLAN: Plan = Plan {
     schema: &SCHEMA,
+    fresh: Some(OrgId::DEFAULT),
     tables: &[
         Table { name: "organizations", tenant: "id", key: &["id"] },
         Table { name: "status_history", tenant: "org_id", key: &["org_id", "version"] },
@@ -20,7 +22,7 @@ static PLAN: Plan = Plan {
         Table { name: "audit_events", tenant: "org_id", key: &["org_id", "sequence"] },
         Table { name: "audit_heads", tenant: "org_id", key: &["org_id"] },
     ],
-    afterwards: &["SELECT count_tenants_anew()"],
+    afterwards: &["SELECT count_tenants_anew()", "DELETE FROM feed"],
 };
 
 /// Moves the database at `path`, which nobody else may have open.

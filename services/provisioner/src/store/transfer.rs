@@ -12,6 +12,7 @@ use super::{postgres::SCHEMA, sqlite};
 /// Accounts before the places that they have.
 static PLAN: Plan = Plan {
     schema: &SCHEMA,
+    fresh: None,
     tables: &[
         Table { name: "accounts", tenant: "home_org_id", key: &["user_id"] },
         Table { name: "memberships", tenant: "org_id", key: &["org_id", "user_id", "role"] },

@@ -91,8 +91,14 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 }
 
 /// Opens connections, and tells whether an idle one still is one.
-#[derive(Debug)]
 struct Manager(PgConnectOptions);
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options hold a password.
+        f.write_str("Manager")
+    }
+}
 
 /// A connection, and the [`RUN`] of the server that it belongs to.
 #[derive(Debug)]
@@ -145,7 +151,7 @@ impl Connections {
     /// A connection to use, once there is one.
     ///
     /// # Errors
-    /// `Unavailable` when too many wait, when it takes too long, or when the database cannot be reached.
+    /// `Overloaded` when too many wait or none becomes free in time; otherwise what became of connecting.
     pub(super) async fn get(&self) -> Result<Session, StoreError> {
         if self.pool.status().waiting >= self.most_waiting {
             return Err(StoreError::Overloaded("too many requests wait for a database connection"));

@@ -33,6 +33,9 @@ const SETTLING: Duration = Duration::from_secs(2);
 const TRIES: u32 = 8;
 const TRIES_TO_CONNECT: u32 = 2;
 
+/// A database on which nothing has succeeded for this long is not busy but away.
+pub(super) const AT_WORK: Duration = Duration::from_secs(2);
+
 /// After this long nothing is tried again: whoever waits for it would not live to see it.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -97,7 +100,7 @@ impl Inner {
     where
         E: Failure,
     {
-        let mut session = self.connections.get().await?;
+        let mut session = self.session().await?;
         let read = async {
             let conn = session.conn()?;
             let tenant = match scope {
@@ -105,14 +108,23 @@ impl Inner {
                 Scope::EveryTenant => EVERY_TENANT,
             };
             run(conn, begin("REPEATABLE READ READ ONLY", Some(tenant))).await.map_err(StoreError::from)?;
-            let answer = work(input, &mut *conn).await?;
-            run(conn, "COMMIT").await.map_err(StoreError::from)?;
+            let answer = work(input, &mut *conn).await;
+            if answer.is_ok() {
+                run(conn, "COMMIT").await.map_err(StoreError::from)?;
+            }
             Ok::<_, E>(answer)
         };
-        let answer = timeout(TRANSACTION, read).await.unwrap_or_else(|_| Err(too_slow().into()))?;
-        session.keep();
-        self.succeeded();
-        Ok(answer)
+        match timeout(TRANSACTION, read).await.unwrap_or_else(|_| Err(too_slow().into()))? {
+            Ok(answer) => {
+                session.keep();
+                self.succeeded();
+                Ok(answer)
+            }
+            Err(error) => {
+                roll_back(session).await;
+                Err(error)
+            }
+        }
     }
 
     pub(super) async fn write<I, T, E>(
@@ -159,7 +171,7 @@ impl Inner {
     where
         E: Failure,
     {
-        let mut session = self.connections.get().await?;
+        let mut session = self.session().await?;
         let end = Instant::now() + TRANSACTION;
         let before_commit = async {
             let conn = session.conn()?;
@@ -232,6 +244,16 @@ impl Inner {
         })
     }
 
+    /// A connection. That all of them are busy is overload while the work on them succeeds; otherwise the database does not answer.
+    async fn session(&self) -> Result<Session, StoreError> {
+        match self.connections.get().await {
+            Err(StoreError::Overloaded(_)) if !self.succeeded_within(AT_WORK) => {
+                Err(StoreError::Unavailable("the database does not answer"))
+            }
+            session => session,
+        }
+    }
+
     /// Whether statements are run, and rows could be written.
     pub(super) async fn ask(&self) -> Result<(), StoreError> {
         let mut session = self.connections.get().await?;
@@ -274,8 +296,14 @@ impl Tries {
     fn another(&mut self, error: Option<&StoreError>) -> bool {
         self.failed += 1;
         let most = match error {
-            // Waiting again would only make the queue longer.
-            None | Some(StoreError::Overloaded(_) | StoreError::Ambiguous(_) | StoreError::Panicked) => 0,
+            // Waiting again would only make the queue longer, and keep the caller from knowing.
+            None
+            | Some(
+                StoreError::Overloaded(_)
+                | StoreError::Unavailable(_)
+                | StoreError::Ambiguous(_)
+                | StoreError::Panicked,
+            ) => 0,
             Some(error) => match error.class() {
                 Some(SqlErrorClass::Busy) => TRIES,
                 Some(SqlErrorClass::Unavailable) => TRIES_TO_CONNECT,
