@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pulse_runtime::{DatabaseSettings, SettingError};
-use sqlx::{Connection as _, PgConnection, migrate::MigrateError, postgres::PgConnectOptions};
+use sqlx::{Connection as _, PgConnection, migrate::MigrateError};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -39,9 +39,6 @@ pub enum PgOpenError {
     /// The database does not answer, or refuses the user.
     #[error("the database cannot be reached: {0}")]
     Connect(#[source] sqlx::Error),
-    /// The server is a standby.
-    #[error("the database takes no writes: it is a standby")]
-    Standby,
     /// The server lacks what is needed.
     #[error("the database server is too old (version {0}); it must be PostgreSQL 14 or newer")]
     OldServer(i32),
@@ -109,32 +106,27 @@ pub(super) async fn prepare(
     }
 }
 
-/// Waits until the database answers and takes writes, and checks that it is one that can be used.
+/// Waits until the database answers, and checks that it is one that can be used.
 async fn reach(target: &Target, schema: &Schema) -> Result<(), PgOpenError> {
     let begun = Instant::now();
-    loop {
-        let problem = match look(&target.as_given(schema)).await {
-            Ok((version, _)) if version < OLDEST_SERVER => return Err(PgOpenError::OldServer(version)),
-            Ok((_, false)) => return Ok(()),
-            // A standby, which may be about to take over.
-            Ok((_, true)) if begun.elapsed() < PATIENCE => "it takes no writes".to_owned(),
-            Ok((_, true)) => return Err(PgOpenError::Standby),
-            Err(error) if may_come_up(&error) && begun.elapsed() < PATIENCE => error.to_string(),
+    let mut conn = loop {
+        match connect(&target.as_given(schema)).await {
+            Ok(conn) => break conn,
+            Err(error) if may_come_up(&error) && begun.elapsed() < PATIENCE => {
+                tracing::warn!(%error, "the database cannot be reached yet");
+                sleep(PAUSE).await;
+            }
             Err(error) => return Err(PgOpenError::Connect(error)),
-        };
-        tracing::warn!(problem, "the database cannot be used yet");
-        sleep(PAUSE).await;
-    }
-}
-
-/// The server's version, and whether it is a standby.
-async fn look(options: &PgConnectOptions) -> Result<(i32, bool), sqlx::Error> {
-    let mut conn = connect(options).await?;
-    let looked = sqlx::query_as("SELECT current_setting('server_version_num')::integer, pg_is_in_recovery()")
+        }
+    };
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
         .fetch_one(&mut conn)
-        .await?;
-    conn.close().await?;
-    Ok(looked)
+        .await
+        .map_err(PgOpenError::Connect)?;
+    if version < OLDEST_SERVER {
+        return Err(PgOpenError::OldServer(version));
+    }
+    conn.close().await.map_err(PgOpenError::Connect)
 }
 
 /// Compares the migrations that the schema has seen with those that this program knows, as the role that will use it.
