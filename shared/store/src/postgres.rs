@@ -110,7 +110,7 @@ impl PgDb {
         let target = Target::of(settings)?;
         prepare::prepare(&target, schema, settings.database_migrate).await?;
         let connections = Connections::new(target.as_service(schema), settings)?;
-        let last_success = std::sync::Mutex::default();
+        let last_success = std::sync::Mutex::new(Some(Instant::now()));
         let inner = Inner { schema, connections, target, entropy, last_success, written: Notify::new() };
         Ok(Self(Arc::new(inner)))
     }
