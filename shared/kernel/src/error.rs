@@ -103,6 +103,8 @@ reasons! {
     RateLimited = "RATE_LIMITED", ResourceExhausted, 429, "Too many requests";
     /// The service sheds load: nothing was done.
     Overloaded = "OVERLOADED", ResourceExhausted, 429, "The service is at its capacity";
+    /// The server does not wait, nor remember without bound, for a watcher that does not take what it is told.
+    SlowConsumer = "SLOW_CONSUMER", ResourceExhausted, 429, "The watcher does not keep up";
     DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded, 504, "The request took too long";
     Unavailable = "UNAVAILABLE", Unavailable, 503, "The service is unavailable";
     /// A stored record cannot be read; it is named, never overwritten, and waits for an operator.

@@ -27,9 +27,10 @@ packages! {
     lifecycle = "pulse.lifecycle.v1";
     provisioner = "pulse.provisioner.v1";
     signup = "pulse.signup.v1";
+    watch = "pulse.watch.v1";
 }
 
-pub use pulse::{audit, billing, lifecycle, provisioner, signup};
+pub use pulse::{audit, billing, lifecycle, provisioner, signup, watch};
 
 /// Every file in `proto/` and what it imports, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -9,6 +9,7 @@
 //! | [`status`] | the one map between [`pulse_kernel::ApiError`] and [`tonic::Status`] |
 //! | [`problem`] | the same to `application/problem+json`, for whoever serves REST |
 //! | [`operator`] | who operators are and what they may do |
+//! | [`watch`] | streams of changes: what there is, then what changes, to thousands of watchers |
 //! | [`limit`] | rate limits by key, and the keys of network clients |
 //! | [`convert`], [`page`] | well-known protobuf types and page tokens to and from domain types |
 //!
@@ -26,6 +27,7 @@ pub mod page;
 pub mod problem;
 pub mod server;
 pub mod status;
+pub mod watch;
 
 pub use client::{Channel, channel};
 pub use context::{RequestContext, RequestId};

@@ -15,7 +15,7 @@ use tower::Service;
 use super::refusal;
 use crate::RequestContext;
 
-/// The layer. It bounds the time to the head of the answer; a server stream may then go on.
+/// The layer. It bounds the time to the head of the answer; a server stream may then go on, for as long as its caller wants.
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,

@@ -21,7 +21,8 @@ use super::refusal;
 /// What a refused caller is told to wait.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The layer. A server stream holds its place until its head is sent; streams are bounded by the transport.
+/// The layer. A server stream holds its place until its head is sent; streams are bounded by the transport, and those that
+/// last by their [hub](crate::watch::Hub).
 #[derive(Debug, Clone)]
 pub struct LoadShed<S> {
     inner: S,

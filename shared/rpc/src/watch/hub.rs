@@ -1,0 +1,268 @@
+//! [`Hub`]: hears which tenants have changed, reads each once, and publishes what it read to all watchers.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use pulse_kernel::{ApiError, Clock, Entropy, OrgId, Reason};
+use pulse_runtime::Shutdown;
+use tokio::{
+    sync::{RwLock as Turns, Semaphore, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Change, Messages, Source, WatchRequest,
+    hints::{Heard, Hints},
+    metrics::{Metrics, Seat},
+    ring::{Entry, Ring},
+    watcher::Watcher,
+};
+
+/// When what could not be read is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What a watcher that is refused is told to wait.
+const FULL: Duration = Duration::from_secs(1);
+
+/// When a store's change feed was last read to its end; none before the first time.
+pub type LastLook = watch::Receiver<Option<Instant>>;
+
+/// The bounds of a hub. Only tests need others than these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams that may be open at the same time; more are refused with `OVERLOADED`.
+    pub max_watchers: usize,
+    /// Changes that are kept for watchers that are behind, or come back.
+    pub kept: usize,
+    /// Tenants that may have changed and not been read yet.
+    pub unread: usize,
+    /// Pages of snapshots that are read at the same time; who starts over together with many others waits for a turn.
+    pub reads: usize,
+    /// How often a watcher hears that its stream is alive.
+    pub heartbeat: Duration,
+    /// How long the transport may take for what a watcher is told.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_watchers: 4096,
+            kept: 4096,
+            unread: 10_000,
+            reads: 4,
+            heartbeat: Duration::from_secs(10),
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The hub. Clones share it.
+pub struct Hub<S: Source>(pub(super) Arc<Shared<S>>);
+
+/// What a hub and its watchers share.
+pub(super) struct Shared<S: Source> {
+    pub(super) source: S,
+    pub(super) limits: Limits,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Tells its tokens from those of others.
+    pub(super) id: u64,
+    pub(super) ring: Ring<S::State>,
+    pub(super) reads: Semaphore,
+    pub(super) metrics: Arc<Metrics>,
+    /// Held for writing from before a tenant is read until what was read is published.
+    turns: Turns<()>,
+    hints: Hints,
+    seats: Arc<Semaphore>,
+    /// Whether what happens from now on is heard of.
+    hearing: watch::Sender<bool>,
+    /// Where others change the store too: when the hub last heard what they did.
+    others: OnceLock<LastLook>,
+}
+
+impl<S: Source> Hub<S> {
+    /// A hub for what is in `source`, called `stream` in metrics. Nobody is told anything before it [runs](Hub::run).
+    pub fn new(
+        stream: &'static str,
+        source: S,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+    ) -> Self {
+        let mut id = [0; 8];
+        entropy.fill(&mut id);
+        Self(Arc::new(Shared {
+            source,
+            limits,
+            clock,
+            id: u64::from_be_bytes(id),
+            ring: Ring::new(limits.kept),
+            reads: Semaphore::new(limits.reads),
+            metrics: Arc::new(Metrics::new(stream)),
+            turns: Turns::default(),
+            hints: Hints::new(limits.unread),
+            seats: Arc::new(Semaphore::new(limits.max_watchers.min(Semaphore::MAX_PERMITS))),
+            hearing: watch::Sender::new(false),
+            others: OnceLock::new(),
+        }))
+    }
+
+    /// Reads and publishes what is heard of, in the background, until the process is told to stop; then every stream ends. Where
+    /// others change the store too, `others` tells when it was last heard what they did.
+    pub fn run(&self, shutdown: &Shutdown, others: Option<LastLook>) {
+        if let Some(others) = &others {
+            self.0.others.get_or_init(|| others.clone());
+        }
+        let (shared, draining) = (Arc::clone(&self.0), shutdown.draining());
+        shutdown.spawn("watch hub", async move {
+            let closing = Closing(&shared);
+            tokio::select! { () = closing.0.run(others) => {}, () = draining => {} }
+        });
+    }
+
+    /// This tenant may have changed. To be said after a commit, whoever made it, and also where its outcome is not known.
+    pub fn changed(&self, org: &OrgId) {
+        self.0.hints.add(org, None);
+    }
+
+    /// This tenant has changed, to that version or a later one.
+    pub fn changed_to(&self, org: &OrgId, version: u64) {
+        self.0.hints.add(org, Some(version));
+    }
+
+    /// Any tenant may have changed.
+    pub fn missed(&self) {
+        self.0.hints.missed();
+    }
+
+    /// Begins a stream. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// `OVERLOADED` when there are too many.
+    pub fn watch(&self, request: WatchRequest) -> Result<Messages<S::State>, ApiError> {
+        let place = Arc::clone(&self.0.seats).try_acquire_owned().map_err(|_| {
+            ApiError::new(Reason::Overloaded, "there are too many watchers; try again, or another replica")
+                .retry_after(FULL)
+        })?;
+        let seat = Seat::new(Arc::clone(&self.0.metrics), place);
+        Ok(Watcher::new(Arc::clone(&self.0), request, seat).into_stream())
+    }
+}
+
+impl<S: Source> Clone for Hub<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: Source> fmt::Debug for Hub<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("id", &self.0.id)
+            .field("head", &self.0.ring.head())
+            .finish_non_exhaustive()
+    }
+}
+
+/// However the hub ends, its watchers do not wait for it.
+struct Closing<'a, S: Source>(&'a Shared<S>);
+
+impl<S: Source> Drop for Closing<'_, S> {
+    fn drop(&mut self) {
+        self.0.ring.close();
+    }
+}
+
+impl<S: Source> Shared<S> {
+    async fn run(&self, others: Option<LastLook>) {
+        if let Some(mut others) = others
+            && others.wait_for(Option::is_some).await.is_err()
+        {
+            // Nobody will ever tell. That only happens when the process stops.
+            return;
+        }
+        // Nobody has been told anything so far, so nothing of what was heard can be news.
+        self.hints.take();
+        self.hints.settle(Instant::now(), true);
+        self.hearing.send_replace(true);
+        let mut later = HashMap::new();
+        let mut retry = None;
+        loop {
+            tokio::select! { () = self.hints.news() => {}, () = until(retry) => {} }
+            let taken = Instant::now();
+            let Heard { mut orgs, missed, .. } = self.hints.take();
+            if missed {
+                self.ring.push(Entry::Reset);
+            }
+            if retry.is_some_and(|retry| retry <= taken) {
+                orgs.extend(later.drain());
+            }
+            for (org, version) in orgs {
+                if !self.publish(&org, version).await {
+                    later.insert(org, None);
+                }
+            }
+            retry = (!later.is_empty()).then(|| Instant::now() + RETRY);
+            self.hints.settle(taken, later.is_empty());
+        }
+    }
+
+    /// Publishes what the tenant is now, unless that was the last that was published, or no news since that version. Says whether
+    /// it could be read.
+    async fn publish(&self, org: &OrgId, version: Option<u64>) -> bool {
+        let last = self.ring.latest(org);
+        let known = last.as_ref().and_then(|last| last.now.version());
+        if version.is_some() && known >= version {
+            return true;
+        }
+        let _turn = self.turns.write().await;
+        let now = match self.source.current(org).await {
+            Ok(Some(now)) => now,
+            Ok(None) => return true,
+            Err(error) => {
+                tracing::warn!(org_id = %org, %error, "watchers are not told of a change before it can be read");
+                return false;
+            }
+        };
+        if last.is_some_and(|last| last.now == now) {
+            return true;
+        }
+        if now.version().is_some_and(|version| known.is_some_and(|known| version < known)) {
+            tracing::error!(org_id = %org, "a tenant has an older version than before; every watcher starts over");
+            self.ring.push(Entry::Reset);
+        }
+        self.ring.push(Entry::Changed(Arc::new(Change { org: org.clone(), now })));
+        true
+    }
+
+    /// Waits until no read is under way that began before this was called. What is published from the place that this returns
+    /// on was read later.
+    pub(super) async fn barrier(&self) -> u64 {
+        let _turn = self.turns.read().await;
+        self.ring.head()
+    }
+
+    /// Completes when what happens from then on is heard of.
+    pub(super) async fn hearing(&self) {
+        // The sender is in here, so it cannot be gone.
+        let _ = self.hearing.subscribe().wait_for(|hearing| *hearing).await;
+    }
+
+    /// What was committed longer ago than this is in the ring, or was told before.
+    pub(super) fn age(&self) -> Duration {
+        let look = self.others.get().and_then(|others| *others.borrow());
+        look.map_or(Duration::ZERO, |look| look.elapsed()).max(self.hints.age())
+    }
+}
+
+/// Waits until then, if ever.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
