@@ -5,6 +5,7 @@
 //! | [`decision`] | [`decide`]: what it is [`Asked`] and how it answers; pure |
 //! | [`requirement`] | [`Requirement`]: what a door asks of a tenant |
 //! | [`guard`] | [`Guard`]: the decision with what is known of a tenant now, and what counts while that cannot be known |
+//! | `layer` | `GuardLayer`: the guard in front of an axum or a tonic service (with the feature of that name) |
 //! | [`source`] | the traits: [`StatusStore`] below, [`StatusSource`] above |
 //! | [`cache`] | [`StatusCache`]: a cache between the two, and its rules for when lifecycle does not answer |
 //! | [`status`] | [`OrganizationStatus`]: what lifecycle says about a tenant |
@@ -19,6 +20,8 @@
 pub mod cache;
 pub mod decision;
 pub mod guard;
+#[cfg(any(feature = "axum", feature = "tonic"))]
+pub mod layer;
 pub mod requirement;
 pub mod role;
 pub mod source;
