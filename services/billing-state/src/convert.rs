@@ -7,8 +7,15 @@ use pulse_entitlements::{
     Answer, BillingState, Entitlements, Grants, InvalidGrant, Name, Source, SubscriptionState,
 };
 use pulse_kernel::{ApiError, OrgId, Reason, Violations};
-use pulse_proto::{audit::v1 as audit, billing::v1 as wire};
-use pulse_rpc::convert::{duration, structure, timestamp, try_timestamp};
+use pulse_proto::{
+    audit::v1 as audit,
+    billing::v1 as wire,
+    watch::v1::{Gone, Synced, Unreadable},
+};
+use pulse_rpc::{
+    convert::{duration, structure, timestamp, try_timestamp},
+    watch::{self, Change, Message},
+};
 use pulse_store::audit::AuditRecord;
 use serde_json::Value;
 
@@ -132,6 +139,32 @@ fn grants(
 
 fn invalid(field: &str, error: &InvalidGrant) -> ApiError {
     ApiError::field(Reason::InvalidRequest, field, error.to_string())
+}
+
+/// What a watcher is told.
+pub(crate) fn message(
+    Message { event, resume_token }: Message<BillingState>,
+) -> wire::WatchBillingStatesResponse {
+    use wire::watch_billing_states_response::Event;
+
+    let event = match event {
+        watch::Event::Changed(changed) => Event::Changed(change(&changed)),
+        watch::Event::Synced => Event::Synced(Synced {}),
+        watch::Event::Reset(reason) => Event::Reset(reason.into()),
+        watch::Event::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat.into()),
+    };
+    wire::WatchBillingStatesResponse { event: Some(event), resume_token }
+}
+
+fn change(Change { org, now }: &Change<BillingState>) -> wire::BillingStateChange {
+    use wire::billing_state_change::Now;
+
+    let (revision, now) = match now {
+        watch::Now::State { version, state } => (*version, Now::BillingState(stored(state))),
+        watch::Now::Gone => (0, Now::Gone(Gone {})),
+        watch::Now::Unreadable => (0, Now::Unreadable(Unreadable {})),
+    };
+    wire::BillingStateChange { org_id: org.to_string(), revision, now: Some(now) }
 }
 
 /// A stored state, with its etag.

@@ -102,8 +102,8 @@ pub async fn serve_at(
     let plans = config.billing.plans()?;
     let reader = Arc::new(Stored(store.clone()));
     let source = DatabaseSource::new(reader, &plans.catalog, config.billing.source(), clock.clone());
-    let states = BillingStates::new(store.clone(), source, plans, clock);
-    states.follow_others(&shutdown);
+    let states = BillingStates::new(store.clone(), source, plans, clock, &OsEntropy);
+    states.follow(&shutdown);
 
     let limits = Limits {
         max_in_flight: config.common.max_in_flight.get(),

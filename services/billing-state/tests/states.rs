@@ -15,7 +15,9 @@ use pulse_proto::billing::v1::{
     SubscriptionState::{self, Active, Expired, Grace, Suspended, Trial},
 };
 
-use self::support::{Answer, Billing, answer, signed, to};
+use pulse_testkit::eventually;
+
+use self::support::{Answer, Billing, WAIT, answer, signed, to};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -266,13 +268,12 @@ async fn the_audit_comes_in_pages() {
 }
 
 #[tokio::test]
-async fn an_edit_by_hand_takes_effect_after_the_refresh_or_as_soon_as_anyone_reads_it() {
+async fn an_edit_by_hand_takes_effect_by_itself_and_at_once_when_anyone_reads_it() {
     let billing = Billing::hosted().await;
     let trial = billing.start_trial("acme", "k").await.unwrap().billing_state.unwrap();
     assert_eq!(state_and_source(&billing).await, (Trial, EntitlementSource::Cached));
     billing.edit("acme", "\"trial\"", "\"suspended\"");
-    billing.clock.advance(Duration::from_mins(1));
-    assert_eq!(state_and_source(&billing).await, (Suspended, EntitlementSource::Fresh));
+    eventually(WAIT, async || state_and_source(&billing).await.0 == Suspended).await;
     let shown = billing.get("viewer", "acme").await.unwrap();
     assert_ne!(shown.etag, trial.etag);
     let event = billing.audit("acme").await.unwrap().remove(0);
@@ -282,7 +283,6 @@ async fn an_edit_by_hand_takes_effect_after_the_refresh_or_as_soon_as_anyone_rea
     );
 
     billing.edit("acme", "\"suspended\"", "\"active\"");
-    assert_eq!(state_and_source(&billing).await.0, Suspended);
     assert_eq!(billing.get("viewer", "acme").await.unwrap().subscription_state(), Active);
     assert_eq!(state_and_source(&billing).await.0, Active);
 }

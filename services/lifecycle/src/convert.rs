@@ -5,13 +5,16 @@ use pulse_proto::{
     audit::v1::AuditEvent,
     lifecycle::v1::{
         self as proto, CreateOrganizationRequest, ListAuditEventsRequest, ListOrganizationsRequest,
-        ListPurgingRequest, OrganizationStatus, RestoreOrganizationRequest, SoftDeleteOrganizationRequest,
-        SuspendOrganizationRequest, UnsuspendOrganizationRequest,
+        ListPurgingRequest, OrganizationChange, OrganizationStatus, RestoreOrganizationRequest,
+        SoftDeleteOrganizationRequest, SuspendOrganizationRequest, UnsuspendOrganizationRequest,
+        WatchOrganizationsResponse,
     },
+    watch::v1::{Gone, Synced, Unreadable},
 };
 use pulse_rpc::{
     convert::{structure, timestamp},
     page,
+    watch::{self, Change, Message},
 };
 use pulse_store::audit::AuditRecord;
 use serde_json::Value;
@@ -21,8 +24,9 @@ use crate::{
         Page,
         operations::{ListCursor, Order},
         tenancy::NewOrganization,
+        watch::Standing,
     },
-    domain::{Note, Organization, Owner, Retention, Status, StatusKind},
+    domain::{Note, Organization, Owner, Retention, StatusKind},
     store::QueueEntry,
 };
 
@@ -173,9 +177,9 @@ fn status_kind(status: OrganizationStatus) -> Option<StatusKind> {
     }
 }
 
-impl From<&Status> for OrganizationStatus {
-    fn from(status: &Status) -> Self {
-        match status.kind() {
+impl From<StatusKind> for OrganizationStatus {
+    fn from(kind: StatusKind) -> Self {
+        match kind {
             StatusKind::Provisioning => Self::Provisioning,
             StatusKind::Active => Self::Active,
             StatusKind::Suspended => Self::Suspended,
@@ -200,7 +204,7 @@ impl From<Organization> for proto::Organization {
             display_name: display_name.to_string(),
             owner_user_id,
             owner_email,
-            status: OrganizationStatus::from(&status).into(),
+            status: OrganizationStatus::from(status.kind()).into(),
             suspended_at: suspension.map(|suspension| timestamp(suspension.at)),
             suspend_reason: suspend_reason.map(String::from).unwrap_or_default(),
             deletion_requested_at: deletion.map(|deletion| timestamp(deletion.requested_at)),
@@ -211,6 +215,33 @@ impl From<Organization> for proto::Organization {
             etag,
         }
     }
+}
+
+/// What a watcher is told. Both types are of other crates, so this is a function.
+pub(crate) fn message(Message { event, resume_token }: Message<Standing>) -> WatchOrganizationsResponse {
+    use proto::watch_organizations_response::Event;
+
+    let event = match event {
+        watch::Event::Changed(changed) => Event::Changed(change(&changed)),
+        watch::Event::Synced => Event::Synced(Synced {}),
+        watch::Event::Reset(reason) => Event::Reset(reason.into()),
+        watch::Event::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat.into()),
+    };
+    WatchOrganizationsResponse { event: Some(event), resume_token }
+}
+
+fn change(Change { org, now }: &Change<Standing>) -> OrganizationChange {
+    use proto::organization_change::Now;
+
+    let (version, now, changed_at) = match now {
+        watch::Now::State { version, state } => {
+            let status = OrganizationStatus::from(state.status);
+            (*version, Now::Status(status.into()), Some(timestamp(state.changed_at)))
+        }
+        watch::Now::Gone => (0, Now::Gone(Gone {}), None),
+        watch::Now::Unreadable => (0, Now::Unreadable(Unreadable {}), None),
+    };
+    OrganizationChange { org_id: org.to_string(), version, now: Some(now), changed_at }
 }
 
 /// [`AuditEvent`] and [`AuditRecord`] are both of other crates, so the conversion has a type of its own.

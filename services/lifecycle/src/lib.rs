@@ -89,8 +89,8 @@ pub async fn serve_at(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let settings = config.lifecycle;
-    let organizations = Organizations::new(Arc::clone(&store), clock).await?;
-    organizations.keep_counted(&shutdown);
+    let organizations = Organizations::new(Arc::clone(&store), clock, &OsEntropy).await?;
+    organizations.follow(&shutdown);
     let reaper = Reaper::new(
         organizations.clone(),
         replica_id(&OsEntropy),

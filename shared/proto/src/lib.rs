@@ -4,6 +4,7 @@
 //! Generated types stop in each service's `convert.rs`.
 #![expect(
     clippy::pedantic,
+    clippy::large_enum_variant,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     unused_qualifications,

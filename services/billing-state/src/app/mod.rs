@@ -5,6 +5,7 @@
 //! | here | [`BillingStates`]: start a trial, read, set, purge, list the audit |
 //! | [`current`] | the cache, told of what is done here and of what is heard of others |
 //! | [`source`] | the store as what entitlements are read from |
+//! | [`watch`] | what watchers of billing states are told |
 //!
 //! A change that has begun goes on to its end when its caller goes away, so that what is committed is always pushed.
 //!
@@ -13,12 +14,14 @@
 
 pub(crate) mod current;
 pub(crate) mod source;
+pub(crate) mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use opentelemetry::metrics::Histogram;
 use pulse_entitlements::{Answer, BillingState, DatabaseSource, Lookup, Stored};
-use pulse_kernel::{Clock, OrgId};
+use pulse_kernel::{Clock, Entropy, OrgId};
+use pulse_rpc::watch::hub::Limits;
 use pulse_runtime::Shutdown;
 use pulse_store::{
     audit::AuditRecord,
@@ -28,7 +31,10 @@ use pulse_store::{
 use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument as _;
 
-use self::current::Current;
+use self::{
+    current::Current,
+    watch::{States, Watch},
+};
 use crate::{
     domain::{Author, Key, Plans, SetRequest, Write, set, trial},
     error::BillingError,
@@ -54,6 +60,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     propagation: Histogram<f64>,
     refreshing: Arc<Semaphore>,
+    watch: Watch,
 }
 
 impl BillingStates {
@@ -62,6 +69,7 @@ impl BillingStates {
         source: DatabaseSource,
         plans: Plans,
         clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
     ) -> Self {
         let propagation = pulse_runtime::telemetry::meter("pulse-billing-state")
             .f64_histogram("pulse_hosted_billing_propagation")
@@ -72,17 +80,24 @@ impl BillingStates {
             )
             .build();
         let (current, refreshing) = (Current::new(source), Arc::new(Semaphore::new(REFRESHING)));
-        Self(Arc::new(Inner { store, current, plans, clock, propagation, refreshing }))
+        let states = States(Arc::clone(&store));
+        let watch = Watch::new("billing_states", states, Limits::default(), Arc::clone(&clock), entropy);
+        Self(Arc::new(Inner { store, current, plans, clock, propagation, refreshing, watch }))
     }
 
-    /// From now on this replica does not go on answering with what another one has changed.
-    pub(crate) fn follow_others(&self, shutdown: &Shutdown) {
+    /// From now on watchers are told what changes, and this replica does not go on answering with what another one, or an edit by
+    /// hand, has changed.
+    pub(crate) fn follow(&self, shutdown: &Shutdown) {
         let inner = self.0.clone();
         let on = move |event| match event {
-            Event::Reset => inner.current.reset(),
+            Event::Reset => {
+                inner.current.reset();
+                inner.watch.missed();
+            }
             Event::Changed(change) => inner.hear(change),
         };
-        self.0.store.follow(shutdown, Box::new(on));
+        let others = self.0.store.follow(shutdown, Box::new(on));
+        self.0.watch.run(shutdown, others);
     }
 
     /// What the tenant may use now.
@@ -179,6 +194,7 @@ impl BillingStates {
         self.to_the_end(|inner| async move {
             let begun = inner.current.begin(&org);
             let purge = inner.store.purge(&org, created_by.as_ref()).await;
+            inner.watch.changed(&org);
             let Purged { purge, transaction } = purge.inspect_err(|_| begun.unknown())?;
             match purge {
                 Purge::Removed | Purge::Nothing => begun.found(Lookup::Purged),
@@ -220,8 +236,11 @@ impl Inner {
     /// Carries out a write and pushes it to whoever answers with entitlements here. What is stored now, and the transaction, for
     /// [`Inner::until_heard`].
     async fn put(&self, write: Write) -> Result<(Stored, Option<i64>), StoreError> {
-        let begun = self.current.begin(&write.state.org_id);
-        match self.store.put(write).await {
+        let org = write.state.org_id.clone();
+        let begun = self.current.begin(&org);
+        let put = self.store.put(write).await;
+        self.watch.changed(&org);
+        match put {
             Ok(Committed { stored, at, transaction }) => {
                 begun.found(Lookup::Stored(Box::new(stored.clone())));
                 self.propagated(Instant::now().duration_since(at));
@@ -245,9 +264,11 @@ impl Inner {
         }
     }
 
-    /// A change was made, here or elsewhere.
+    /// A change was made, here, elsewhere or by hand.
     fn hear(self: &Arc<Self>, Change { org_id, version, at }: Change) {
-        if !self.current.changed(&org_id, u64::try_from(version).unwrap_or_default()) {
+        let revision = u64::try_from(version).unwrap_or_default();
+        self.watch.changed_to(&org_id, revision);
+        if !self.current.changed(&org_id, revision) {
             return;
         }
         // The other replica's clock to ours: what the two are apart is in it.

@@ -34,7 +34,11 @@ pub(crate) fn key(text: &str) -> Key {
 
 /// The decision to start a trial where nothing is.
 pub(crate) fn trial_write(key_text: &str, now: i64) -> Write {
-    trial::start(&org(), None, &key(key_text), author(), &plans(), at(now)).unwrap()
+    trial_write_of(&org(), key_text, now)
+}
+
+pub(crate) fn trial_write_of(org: &OrgId, key_text: &str, now: i64) -> Write {
+    trial::start(org, None, &key(key_text), author(), &plans(), at(now)).unwrap()
 }
 
 pub(crate) fn ask(subscription_state: SubscriptionState) -> SetRequest {

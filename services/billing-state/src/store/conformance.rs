@@ -6,21 +6,25 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use futures::future::join_all;
+use futures::{TryStreamExt as _, future::join_all};
 use pulse_entitlements::{BillingState, Lookup, Stored, SubscriptionState};
 use pulse_kernel::OrgId;
-use pulse_store::audit::{AuditRecord, verify};
+use pulse_runtime::Shutdown;
+use pulse_store::{
+    audit::{AuditRecord, verify},
+    postgres::feed::LastLook,
+};
 use pulse_testkit::{ManualClock, Postgres, SeededEntropy};
 
 use super::{
-    Committed, Purge, Purged, Store, StoreError,
+    Committed, Listed, Listing, OnEvent, Purge, Purged, Store, StoreError,
     file::FileStore,
     memory::MemoryStore,
     postgres::{PostgresStore, tests::open},
 };
 use crate::domain::{
     Expected, Key, Write,
-    tests::{ask, key, org, set_on, trial_write},
+    tests::{ask, key, org, set_on, trial_write, trial_write_of},
 };
 use SubscriptionState::{Active, Expired, Suspended};
 
@@ -68,6 +72,7 @@ conformance! {
     the_creator_is_who_made_the_first_state
     the_audit_is_a_verified_chain_newest_first_in_pages
     tenants_do_not_see_each_other
+    every_tenant_with_a_state_is_listed_once
     it_can_be_probed
 }
 
@@ -113,9 +118,35 @@ impl Store for Replicas {
     ) -> Result<Vec<AuditRecord>, StoreError> {
         self.next().audit(org, before, limit).await
     }
+    fn list(&self) -> Listing {
+        self.next().list()
+    }
     async fn ping(&self) -> Result<(), StoreError> {
         self.next().ping().await
     }
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
+        self.next().follow(shutdown, on)
+    }
+}
+
+async fn every_tenant_with_a_state_is_listed_once(store: AnyStore) {
+    let pages = |store: &AnyStore| store.list().try_collect::<Vec<_>>();
+    assert_eq!(pages(&store).await.unwrap().concat(), []);
+    let of = |number: usize| OrgId::parse(&format!("org-{number}")).unwrap();
+    let mut expected = Vec::new();
+    for number in 0..150 {
+        let stored = put(&store, trial_write_of(&of(number), "k", 0)).await;
+        if number == 7 {
+            store.purge(&of(number), None).await.unwrap();
+        } else {
+            expected.push(Listed { org: of(number), stored: Some(stored) });
+        }
+    }
+    store.purge(&of(200), None).await.unwrap();
+    let mut listed = pages(&store).await.unwrap().concat();
+    listed.sort_by(|one, other| one.org.cmp(&other.org));
+    expected.sort_by(|one, other| one.org.cmp(&other.org));
+    assert_eq!(listed, expected);
 }
 
 async fn put(store: &AnyStore, write: Write) -> Stored {
@@ -261,10 +292,7 @@ async fn the_audit_is_a_verified_chain_newest_first_in_pages(store: AnyStore) {
 async fn tenants_do_not_see_each_other(store: AnyStore) {
     let trial = put(&store, trial_write("k", 0)).await;
     let other = OrgId::parse("acme-2").unwrap();
-    let mut write = trial_write("other", 0);
-    write.state.org_id = other.clone();
-    write.draft.org_id = other.clone();
-    put(&store, write).await;
+    put(&store, trial_write_of(&other, "other", 0)).await;
     assert_eq!(store.purge(&other, None).await.unwrap().purge, Purge::Removed);
     assert_eq!(get(&store).await, trial);
     assert_eq!(store.audit(&other, None, 10).await.unwrap(), []);

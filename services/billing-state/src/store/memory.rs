@@ -10,12 +10,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use pulse_entitlements::{BillingState, Lookup, Stored};
 use pulse_kernel::{Entropy, OrgId};
-use pulse_store::audit::{AuditRecord, Salt, memory::Chains};
+use pulse_runtime::Shutdown;
+use pulse_store::{
+    audit::{AuditRecord, Salt, memory::Chains},
+    postgres::feed::LastLook,
+};
 use tokio::time::Instant;
 
-use super::{Committed, Purge, Purged, Store, StoreError};
+use super::{Committed, Listed, Listing, OnEvent, Purge, Purged, Store, StoreError};
 use crate::domain::{Expected, Key, Write, document};
 
 /// The store. Clones share it.
@@ -117,6 +122,21 @@ impl Store for MemoryStore {
             Some((_, source)) => Err(StoreError::BrokenChain { place: "memory".to_owned(), source }),
             None => Ok(tenants.chains.list(org, before, limit)),
         }
+    }
+
+    fn list(&self) -> Listing {
+        let page = self.tenants("list").map(|tenants| {
+            let listed = |(org, stored): (&OrgId, &Option<Stored>)| {
+                stored.clone().map(|stored| Listed { org: org.clone(), stored: Some(stored) })
+            };
+            tenants.states.iter().filter_map(listed).collect()
+        });
+        stream::iter([page]).boxed()
+    }
+
+    /// Nobody else can change it.
+    fn follow(&self, _: &Shutdown, _: OnEvent) -> Option<LastLook> {
+        None
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

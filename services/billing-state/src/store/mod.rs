@@ -21,12 +21,16 @@ pub mod transfer;
 use std::fmt;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use pulse_entitlements::{BillingStoreError, Lookup, Stored};
 use pulse_kernel::OrgId;
 use pulse_runtime::Shutdown;
 use pulse_store::{
     audit::{AuditRecord, Broken},
-    postgres::{Failure, feed::Event},
+    postgres::{
+        Failure,
+        feed::{Event, LastLook},
+    },
 };
 use tokio::time::Instant;
 
@@ -34,6 +38,12 @@ use crate::domain::{Key, Write};
 
 /// What is done with what others have changed.
 pub type OnEvent = Box<dyn FnMut(Event) + Send>;
+
+/// Pages of tenants that have a state, in no particular order, each read when it is asked for.
+pub type Listing = BoxStream<'static, Result<Vec<Listed>, StoreError>>;
+
+/// How many tenants are on a page at the most.
+const PAGE: usize = 64;
 
 /// A store of billing states.
 #[async_trait]
@@ -76,23 +86,33 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<AuditRecord>, StoreError>;
 
+    /// Every tenant that has a state. Those that get one, or are purged, while the pages are read may be on them or not.
+    fn list(&self) -> Listing;
+
     /// Whether the store can be used at all.
     ///
     /// # Errors
     /// When it cannot.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Tells `on` of every change from now on, this process's own too, until the process is told to stop. A store that nobody
-    /// else has open says nothing.
-    fn follow(&self, shutdown: &Shutdown, on: OnEvent) {
-        let _ = (shutdown, on);
-    }
+    /// Tells `on` of every change from now on, until the process is told to stop: at least of those that were not made by calling
+    /// this store in this process. Returns how far it is, where others make changes by calling such a store in theirs.
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook>;
 
     /// Waits until everyone who follows has been told of what a transaction changed, but not for long. Whether they have.
     async fn heard(&self, transaction: i64) -> bool {
         let _ = transaction;
         true
     }
+}
+
+/// A tenant that has a state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The tenant.
+    pub org: OrgId,
+    /// Its state; none where that cannot be understood.
+    pub stored: Option<Stored>,
 }
 
 /// A write that is stored for good.

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store, StoreError,
-    file::{FileStore, PURGED},
+    file::{FileStore, PURGED, org_of},
     postgres::SCHEMA,
 };
 use crate::domain::{Document, document};
@@ -177,11 +177,7 @@ fn ids_in(folder: &Path) -> Result<Vec<OrgId>, TransferError> {
     let failed = |error: io::Error| TransferError::Origin(format!("{}: {error}", folder.display()));
     let mut ids = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
-        // What is not an id is the store's own, or nothing to it.
-        if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| OrgId::parse(name).ok())
-        {
-            ids.push(id);
-        }
+        ids.extend(org_of(&entry.map_err(failed)?));
     }
     ids.sort_unstable();
     Ok(ids)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::stream::BoxStream;
 use pulse_kernel::Reason;
 use pulse_proto::{
     billing::v1::{
@@ -85,6 +86,15 @@ impl EntitlementService for Fake {
         }
         Ok(Response::new(answer))
     }
+
+    type WatchBillingStatesStream = BoxStream<'static, Result<billing::WatchBillingStatesResponse, Status>>;
+
+    async fn watch_billing_states(
+        &self,
+        _: Request<billing::WatchBillingStatesRequest>,
+    ) -> Result<Response<Self::WatchBillingStatesStream>, Status> {
+        Err(Status::unimplemented("not for the edge"))
+    }
 }
 
 #[tonic::async_trait]
@@ -159,6 +169,15 @@ impl OrganizationService for Fake {
         &self,
         _: Request<lifecycle::FinishPurgeRequest>,
     ) -> Result<Response<lifecycle::FinishPurgeResponse>, Status> {
+        Err(Status::unimplemented("not for the edge"))
+    }
+
+    type WatchOrganizationsStream = BoxStream<'static, Result<lifecycle::WatchOrganizationsResponse, Status>>;
+
+    async fn watch_organizations(
+        &self,
+        _: Request<lifecycle::WatchOrganizationsRequest>,
+    ) -> Result<Response<Self::WatchOrganizationsStream>, Status> {
         Err(Status::unimplemented("not for the edge"))
     }
 }

@@ -5,30 +5,35 @@
 //! | [`tenancy`] | what the sagas of the provisioner ask for: make, activate, abandon, purge |
 //! | [`operations`] | what operators ask for: suspend, unsuspend, delete, restore, list |
 //! | [`reaper`] | begins the purge of organizations whose retention is over |
+//! | [`watch`] | what watchers of organizations are told |
 //! | [`metrics`] | counters of transitions, the gauge of active tenants |
 //!
 //! Every change goes the same way: find, decide purely, store on the version that was decided on; when someone else
-//! was quicker, again from the start. What was decided is stored and counted even if the caller does not wait for it.
+//! was quicker, again from the start. What was decided is stored, told and counted even if the caller does not wait for it.
 
 pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod reaper;
 pub(crate) mod tenancy;
+pub(crate) mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use pulse_kernel::{Clock, OrgId};
-use pulse_rpc::RequestContext;
+use pulse_kernel::{Clock, Entropy, OrgId};
+use pulse_rpc::{RequestContext, watch::hub::Limits};
 use pulse_runtime::Shutdown;
-use pulse_store::{StoreError, time::truncate};
+use pulse_store::{StoreError, postgres::feed::Event, time::truncate};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 use tracing::Instrument as _;
 
-use self::metrics::Metrics;
+use self::{
+    metrics::Metrics,
+    watch::{Stored, Watch},
+};
 use crate::{
     domain::{Author, InvalidTransition, Organization, Removal, StatusKind, Transition},
     error::LifecycleError,
@@ -50,6 +55,7 @@ pub(crate) struct Organizations {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    watch: Watch,
     /// Told when the number of active tenants may not be up to date.
     outdated: Arc<Notify>,
 }
@@ -76,17 +82,33 @@ impl Organizations {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+    pub(crate) async fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, StoreError> {
         let metrics = Metrics::new();
         metrics.show_active_tenants(&*store).await?;
-        Ok(Self { store, clock, metrics, outdated: Arc::default() })
+        let stored = Stored(Arc::clone(&store));
+        let watch = Watch::new("organizations", stored, Limits::default(), Arc::clone(&clock), entropy);
+        Ok(Self { store, clock, metrics, watch, outdated: Arc::default() })
     }
 
-    /// Keeps the number of active tenants right, also while other replicas change organizations, until the process is told to
-    /// stop.
-    pub(crate) fn keep_counted(&self, shutdown: &Shutdown) {
-        let outdated = Arc::clone(&self.outdated);
-        self.store.follow(shutdown, Box::new(move || outdated.notify_one()));
+    /// Tells watchers what changes and keeps the number of active tenants right, also while other replicas change organizations,
+    /// until the process is told to stop.
+    pub(crate) fn follow(&self, shutdown: &Shutdown) {
+        let (watch, outdated) = (self.watch.clone(), Arc::clone(&self.outdated));
+        let on = move |event| {
+            match event {
+                Event::Reset => watch.missed(),
+                Event::Changed(change) => {
+                    watch.changed_to(&change.org_id, u64::try_from(change.version).unwrap_or_default());
+                }
+            }
+            outdated.notify_one();
+        };
+        let others = self.store.follow(shutdown, Box::new(on));
+        self.watch.run(shutdown, others);
         let outdated = Arc::clone(&self.outdated);
         let this = self.clone();
         let refresh = move || {
@@ -144,6 +166,7 @@ impl Organizations {
             let created = Found::Organization(new.organization.clone());
             let id = new.organization.id.clone();
             let stored = this.store.create(new, author).await;
+            this.watch.changed(&id);
             this.settle(stored, &id, &created, Creation::Created).await
         })
         .await
@@ -173,7 +196,7 @@ impl Organizations {
         .await
     }
 
-    /// Finds out whether a change was stored, and counts it if it was.
+    /// Tells of a change that may be stored, finds out whether it was, and counts it if so.
     async fn conclude<T: PartialEq + Copy>(
         &self,
         stored: Result<T, StoreError>,
@@ -181,6 +204,7 @@ impl Organizations {
         done: T,
     ) -> Result<T, StoreError> {
         let (id, to) = (organization.id.clone(), organization.status.kind());
+        self.watch.changed(&id);
         let written = self.settle(stored, &id, &Found::Organization(organization), done).await?;
         if written == done {
             self.count(from, to.as_str()).await;
@@ -194,6 +218,7 @@ impl Organizations {
             let (from, to) = (removal.expected.map(|(from, _)| from), removal.tombstone.kind);
             let removed = Found::Tombstone(removal.tombstone.clone());
             let stored = this.store.remove(removal.clone(), author).await;
+            this.watch.changed(&removal.tombstone.id);
             let written = this.settle(stored, &removal.tombstone.id, &removed, Written::Done).await?;
             if written == Written::Done {
                 this.count(from, to.as_str()).await;

@@ -38,8 +38,8 @@ impl World {
     async fn new() -> Self {
         let clock = ManualClock::default();
         let store = MemoryStore::new(&clock, Arc::new(SeededEntropy::default()));
-        let organizations =
-            Organizations::new(Arc::new(store.clone()), Arc::new(clock.clone())).await.unwrap();
+        let (kept, by) = (Arc::new(store.clone()), Arc::new(clock.clone()));
+        let organizations = Organizations::new(kept, by, &SeededEntropy::default()).await.unwrap();
         Self { clock, store, organizations }
     }
 

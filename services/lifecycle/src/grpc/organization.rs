@@ -1,18 +1,20 @@
 //! `pulse.lifecycle.v1.OrganizationService`.
 
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use pulse_kernel::OrgId;
 use pulse_proto::lifecycle::v1::{
     AbandonOrganizationRequest, AbandonOrganizationResponse, ActivateOrganizationRequest,
     ActivateOrganizationResponse, CreateOrganizationRequest, CreateOrganizationResponse, FinishPurgeRequest,
     FinishPurgeResponse, ListPurgingRequest, ListPurgingResponse, OrganizationServiceGetOrganizationRequest,
-    OrganizationServiceGetOrganizationResponse, organization_service_server::OrganizationService,
+    OrganizationServiceGetOrganizationResponse, WatchOrganizationsRequest, WatchOrganizationsResponse,
+    organization_service_server::OrganizationService,
 };
-use pulse_rpc::reject;
+use pulse_rpc::{reject, watch::WatchRequest};
 use tonic::{Request, Response, Status};
 
 use crate::{
     app::Organizations,
-    convert::{PurgingListing, page_of},
+    convert::{PurgingListing, message, page_of},
 };
 
 /// The service.
@@ -80,5 +82,17 @@ impl OrganizationService for Service {
         let id = OrgId::parse(&request.into_inner().org_id).map_err(reject)?;
         self.0.finish_purge(&id).await.map_err(reject)?;
         Ok(Response::new(FinishPurgeResponse {}))
+    }
+
+    type WatchOrganizationsStream = BoxStream<'static, Result<WatchOrganizationsResponse, Status>>;
+
+    async fn watch_organizations(
+        &self,
+        request: Request<WatchOrganizationsRequest>,
+    ) -> Result<Response<Self::WatchOrganizationsStream>, Status> {
+        let WatchOrganizationsRequest { org_ids, mode, resume_token } = request.into_inner();
+        let request = WatchRequest::parse(&org_ids, mode, resume_token).map_err(reject)?;
+        let messages = self.0.watch(request).map_err(reject)?;
+        Ok(Response::new(messages.map_ok(message).boxed()))
     }
 }

@@ -26,7 +26,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use pulse_kernel::{Clock, OrgId};
 use pulse_runtime::Shutdown;
-use pulse_store::{OpenError, PgOpenError, StoreError, audit::AuditRecord, time::truncate};
+use pulse_store::{
+    OpenError, PgOpenError, StoreError,
+    audit::AuditRecord,
+    postgres::feed::{Event, LastLook},
+    time::truncate,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transition};
@@ -34,6 +39,9 @@ use crate::domain::{Author, Organization, Removal, StatusKind, Tombstone, Transi
 pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
+
+/// What is done with what others have changed.
+pub type OnEvent = Box<dyn FnMut(Event) + Send>;
 
 /// Who makes the changes that no caller asked for.
 pub const SELF: &str = "service:lifecycle";
@@ -109,9 +117,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Gives a lease back before its time, if it is still held.
     async fn return_lease(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Calls `on_change` at once, and whenever another process may have changed something, until the process is told to
-    /// stop. A store that no other process can change has nothing to tell.
-    fn follow(&self, _shutdown: &Shutdown, _on_change: Box<dyn Fn() + Send>) {}
+    /// Tells `on` of every change from now on, this process's own too, until the process is told to stop; it begins with a
+    /// [`Event::Reset`]. Returns how far it is. A store that no other process can change has nothing to tell, and returns none.
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
+        let _ = (shutdown, on);
+        None
+    }
 
     /// Whether it can be read and written.
     async fn ping(&self) -> Result<(), StoreError>;

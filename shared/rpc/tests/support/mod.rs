@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use futures::stream::BoxStream;
 use pulse_kernel::{ApiError, Reason};
 use pulse_proto::billing::v1::{
-    GetEntitlementsRequest, GetEntitlementsResponse,
+    GetEntitlementsRequest, GetEntitlementsResponse, WatchBillingStatesRequest, WatchBillingStatesResponse,
     entitlement_service_client::EntitlementServiceClient,
     entitlement_service_server::{EntitlementService, EntitlementServiceServer},
 };
@@ -74,6 +75,15 @@ impl EntitlementService for Obedient {
         }
         let plan_version = RequestContext::with(|context| context.request_id.to_string()).unwrap_or_default();
         Ok(Response::new(GetEntitlementsResponse { plan_version, ..GetEntitlementsResponse::default() }))
+    }
+
+    type WatchBillingStatesStream = BoxStream<'static, Result<WatchBillingStatesResponse, Status>>;
+
+    async fn watch_billing_states(
+        &self,
+        _: Request<WatchBillingStatesRequest>,
+    ) -> Result<Response<Self::WatchBillingStatesStream>, Status> {
+        Err(Status::unimplemented("nobody watches here"))
     }
 }
 

@@ -30,7 +30,10 @@ use sqlx::{
     Acquire as _, PgConnection,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{PgDb, Scope, connect::connect};
 use crate::StoreError;
@@ -131,6 +134,10 @@ pub enum Event {
     /// This has changed.
     Changed(Change),
 }
+
+/// When a follower last began a look at the feed that it has told of since; none before the first time. All that was committed
+/// before then has been told.
+pub type LastLook = watch::Receiver<Option<Instant>>;
 
 /// Appends a change of the tenant to the feed, in the transaction that `conn` is in. Returns the transaction's id, for
 /// [`PgDb::wait_for_followers`].
@@ -261,14 +268,16 @@ impl PgDb {
 
     /// Tells `on` of every change from now on, in the background, until the process is told to stop. Begins with a
     /// [`Event::Reset`]. While the database is away nothing is told; afterwards, all that happened meanwhile. It has a connection
-    /// of its own, so that it goes on when those of the pool are all in use.
-    pub fn follow(&self, shutdown: &Shutdown, on: impl FnMut(Event) + Send + 'static) {
-        let mut follower = Follower::new(self.clone(), on);
+    /// of its own, so that it goes on when those of the pool are all in use. Returns how far it is.
+    pub fn follow(&self, shutdown: &Shutdown, on: impl FnMut(Event) + Send + 'static) -> LastLook {
+        let (looked, last_look) = watch::channel(None);
+        let mut follower = Follower::new(self.clone(), on, looked);
         let draining = shutdown.draining();
         shutdown.spawn("change feed", async move {
             tokio::select! { () = follower.run() => {}, () = draining => {} }
             follower.leave().await;
         });
+        last_look
     }
 
     /// Waits until every follower that is alive has been told of what the transaction of that id changed; not longer than
@@ -308,16 +317,17 @@ struct Follower<F> {
     session: Option<PgListener>,
     /// None before the first look.
     position: Option<Position>,
+    looked: watch::Sender<Option<Instant>>,
     pruned: Instant,
     away: bool,
 }
 
 impl<F: FnMut(Event) + Send> Follower<F> {
-    fn new(db: PgDb, on: F) -> Self {
+    fn new(db: PgDb, on: F, looked: watch::Sender<Option<Instant>>) -> Self {
         let mut id = [0; 16];
         db.0.entropy.fill(&mut id);
         let (id, pruned) = (hex::encode(id), Instant::now());
-        Self { db, on, id, session: None, position: None, pruned, away: false }
+        Self { db, on, id, session: None, position: None, looked, pruned, away: false }
     }
 
     async fn run(&mut self) {
@@ -346,12 +356,14 @@ impl<F: FnMut(Event) + Send> Follower<F> {
             none => none.insert(listen(&self.db).await?),
         };
         let conn = conn.acquire().await?;
+        let began = Instant::now();
         let batch = read_at_once(conn, self.position.as_ref()).await?;
         let (events, next) = match batch {
             Batch::Reset(next) => (vec![Event::Reset], next),
             Batch::Changes { changes, next } => (changes.into_iter().map(Event::Changed).collect(), next),
         };
         events.into_iter().for_each(&mut self.on);
+        self.looked.send_replace(Some(began));
         let next = self.position.insert(next);
         acknowledge(conn, &self.id, next).await?;
         if self.pruned.elapsed() > PRUNE_INTERVAL {

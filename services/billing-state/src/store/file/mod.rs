@@ -12,6 +12,7 @@
 //! |---|---|
 //! | here | [`FileStore`]: the lock on the whole, a lane per tenant, and threads that may block |
 //! | `tenant` | one tenant's directory: commit, recovery, edits by hand, purge |
+//! | `sweep` | looking for edits by hand |
 //! | `log` | the audit log |
 //! | `disk` | the durable steps that all of it is made of |
 //!
@@ -19,12 +20,13 @@
 
 mod disk;
 mod log;
+mod sweep;
 mod tenant;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirEntry, File, OpenOptions, ReadDir, TryLockError},
     hash::{BuildHasher as _, RandomState},
     io,
     path::{Path, PathBuf},
@@ -32,16 +34,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use pulse_entitlements::Lookup;
 use pulse_kernel::{Clock, Entropy, OrgId};
-use pulse_store::{audit::AuditRecord, time};
+use pulse_runtime::Shutdown;
+use pulse_store::{audit::AuditRecord, postgres::feed::LastLook, time};
 use tokio::sync::Mutex;
 
 use self::{
     disk::{Disk, RealDisk},
-    tenant::{Place, Tenant},
+    tenant::{Place, STATE, Tenant},
 };
-use super::{Committed, Purged, Store, StoreError};
+use super::{Committed, Listed, Listing, OnEvent, PAGE, Purged, Store, StoreError};
 use crate::domain::{Key, Write};
 
 /// The folder of tombstones.
@@ -76,8 +80,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     lanes: Vec<Arc<Mutex<()>>>,
     lane_of: RandomState,
-    /// Held, and released with the store.
-    _lock: File,
+    /// Locked, and released with the store.
+    lock: File,
 }
 
 impl FileStore {
@@ -106,7 +110,7 @@ impl FileStore {
         let lanes = (0..LANES).map(|_| Arc::default()).collect();
         let lane_of = RandomState::new();
         let place = Arc::new(Place { orgs, disk, entropy });
-        Ok(Self(Arc::new(Inner { place, clock, lanes, lane_of, _lock: lock })))
+        Ok(Self(Arc::new(Inner { place, clock, lanes, lane_of, lock })))
     }
 
     /// Does `work` on a tenant's directory, alone and on a thread that may block; to its end, whoever waits for it.
@@ -119,17 +123,55 @@ impl FileStore {
         let org = org.clone();
         let lane = usize::try_from(inner.lane_of.hash_one(&org) % LANES as u64).unwrap_or_default();
         let turn = inner.lanes[lane].clone().lock_owned().await;
-        let span = tracing::Span::current();
-        let done = tokio::task::spawn_blocking(move || {
-            let (_turn, _span) = (turn, span.entered());
+        blocking(move || {
+            let _turn = turn;
             let now = time::truncate(inner.clock.now());
             work(&Tenant::new(inner.place.clone(), org, now))
-        });
-        done.await.unwrap_or_else(|error| {
-            let source = io::Error::other(error);
-            Err(StoreError::Failed { action: "use the disk".to_owned(), source })
         })
+        .await
     }
+}
+
+/// Does `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work));
+    done.await.unwrap_or_else(|error| Err(failed("use the disk")(io::Error::other(error))))
+}
+
+/// What could not be done.
+fn failed(action: &str) -> impl Fn(io::Error) -> StoreError {
+    move |source| StoreError::Failed { action: action.to_owned(), source }
+}
+
+/// The tenants' directories, while they are listed.
+enum Folder {
+    Unopened(PathBuf),
+    Open(ReadDir),
+}
+
+impl Folder {
+    /// The next tenants, in no particular order; none where there are no more.
+    fn next_page(self) -> Result<(Vec<OrgId>, Self), StoreError> {
+        let failed = failed("list the tenants");
+        let mut entries = match self {
+            Self::Unopened(path) => fs::read_dir(path).map_err(&failed)?,
+            Self::Open(entries) => entries,
+        };
+        let mut page = Vec::new();
+        while page.len() < PAGE {
+            let Some(entry) = entries.next() else { break };
+            page.extend(org_of(&entry.map_err(&failed)?));
+        }
+        Ok((page, Self::Open(entries)))
+    }
+}
+
+/// The tenant whose directory that is. What is not named by an id is the store's own, or nothing to it.
+pub(super) fn org_of(entry: &DirEntry) -> Option<OrgId> {
+    entry.file_name().to_str().and_then(|name| OrgId::parse(name).ok())
 }
 
 /// Makes the directories and takes the lock; none when another process has it.
@@ -178,13 +220,37 @@ impl Store for FileStore {
         self.with(org, move |tenant| tenant.audit(before, limit)).await
     }
 
+    fn list(&self) -> Listing {
+        let folder = Folder::Unopened(self.0.place.orgs.clone());
+        let next = |(store, folder): (Self, Folder)| async move {
+            let (orgs, folder) = blocking(move || folder.next_page()).await?;
+            let mut page = Vec::with_capacity(orgs.len());
+            for org in &orgs {
+                let stored = match store.get(org).await {
+                    Ok(Lookup::Stored(stored)) => Some(*stored),
+                    Err(StoreError::Unreadable { .. }) => None,
+                    Ok(Lookup::NotStored | Lookup::Purged) => continue,
+                    Err(error) => return Err(error),
+                };
+                page.push(Listed { org: org.clone(), stored });
+            }
+            Ok((!orgs.is_empty()).then_some((page, (store, folder))))
+        };
+        stream::try_unfold((self.clone(), folder), next).boxed()
+    }
+
+    /// Tells of edits by hand, of which nobody else would.
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
+        let (sweep, draining) = (sweep::sweep(self.clone(), on), shutdown.draining());
+        shutdown.spawn("edits by hand", async move {
+            tokio::select! { () = sweep => {}, () = draining => {} }
+        });
+        None
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        let look = move || fs::metadata(&inner.place.orgs);
-        let looked =
-            tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        looked
-            .map(|_| ())
-            .map_err(|source| StoreError::Failed { action: "look at the data directory".to_owned(), source })
+        let look = move || fs::metadata(&inner.place.orgs).map_err(failed("look at the data directory"));
+        blocking(look).await.map(|_| ())
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     store::{Committed, Purge, StoreError},
 };
 
-const STATE: &str = "billing.json";
+pub(super) const STATE: &str = "billing.json";
 const NEXT: &str = "billing.json.next";
 
 /// The largest `billing.json` that is read, in bytes: many times what the bounds on its entries allow.
@@ -72,6 +72,10 @@ impl Tenant {
     pub(super) fn new(place: Arc<Place>, org: OrgId, now: Timestamp) -> Self {
         let dir = place.orgs.join(org.as_str());
         Self { place, org, dir, now }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
     }
 
     fn disk(&self) -> &dyn Disk {

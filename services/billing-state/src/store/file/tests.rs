@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::TryStreamExt as _;
 use pulse_entitlements::{BillingState, Stored, SubscriptionState};
+use pulse_store::postgres::feed::{Change, Event};
 use pulse_testkit::{ManualClock, SeededEntropy};
 
 use super::*;
@@ -304,6 +306,48 @@ async fn an_edit_by_hand_takes_effect_and_is_audited_once() {
 
     let stale = store.put(set_on(&trial.state, &ask(Active), 70)).await;
     assert!(matches!(stale, Err(StoreError::Conflict)), "who has not seen the edit does not undo it");
+}
+
+#[tokio::test]
+async fn who_follows_is_told_of_an_edit_by_hand_that_nobody_has_looked_at() {
+    let bench = Bench::new();
+    let (store, _) = bench.with_trial().await;
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let shutdown = Shutdown::new();
+    let on = move |event| told.send(event).unwrap_or_default();
+    assert!(store.follow(&shutdown, Box::new(on)).is_none(), "nobody else calls such a store");
+    let mut hears_of = async |revision| {
+        let told = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+            loop {
+                match hears.recv().await.unwrap() {
+                    Event::Changed(Change { org_id, version, .. }) if version == revision => break org_id,
+                    // What is changed in a moment may be told twice.
+                    Event::Changed(Change { version, .. }) => assert!(version < revision),
+                    Event::Reset => panic!("nothing is missed"),
+                }
+            }
+        });
+        assert_eq!(told.await.unwrap(), org());
+    };
+    bench.edit("\"trial\"", "\"suspended\"");
+    hears_of(2).await;
+    assert_eq!(actions(&store).await, ["billing_state_edited_by_hand", "trial_started"]);
+    // As an editor does that writes a new file.
+    let edited = bench.text("billing.json").replace("\"suspended\"", "\"active\"");
+    bench.write("billing.json.new", &edited);
+    fs::rename(bench.path("billing.json.new"), bench.path("billing.json")).unwrap();
+    hears_of(3).await;
+    shutdown.trigger();
+    shutdown.wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tenant_that_cannot_be_read_is_listed_without_its_state() {
+    let bench = Bench::new();
+    let (store, _) = bench.with_trial().await;
+    bench.write("billing.json", "{");
+    let pages: Vec<_> = store.list().try_collect().await.unwrap();
+    assert_eq!(pages.concat(), [Listed { org: org(), stored: None }]);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ pub(super) mod tests;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use pulse_entitlements::Lookup;
 use pulse_kernel::{Clock, Entropy, OrgId};
@@ -26,13 +27,13 @@ use pulse_runtime::{DatabaseSettings, Shutdown};
 use pulse_store::{
     PgDb, PgOpenError,
     audit::{AuditRecord, Salt},
-    postgres::{Schema, Scope},
+    postgres::{Schema, Scope, feed::LastLook},
     time,
 };
 use sqlx::migrate::Migrator;
 use tokio::time::Instant;
 
-use super::{Committed, OnEvent, Purged, Store, StoreError};
+use super::{Committed, Listing, OnEvent, Purged, Store, StoreError};
 use crate::domain::{Key, Write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -130,12 +131,24 @@ impl Store for PostgresStore {
             .await
     }
 
+    fn list(&self) -> Listing {
+        let next = |(db, after): (PgDb, String)| async move {
+            let page = db.read(Scope::EveryTenant, &after, |after, conn| {
+                Box::pin(async move { statements::list(conn, after).await })
+            });
+            let page = page.await?;
+            let last = page.last().map(|listed| listed.org.to_string());
+            Ok(last.map(|last| (page, (db, last))))
+        };
+        stream::try_unfold((self.db.clone(), String::new()), next).boxed()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(self.db.ping().await?)
     }
 
-    fn follow(&self, shutdown: &Shutdown, on: OnEvent) {
-        self.db.follow(shutdown, on);
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
+        Some(self.db.follow(shutdown, on))
     }
 
     async fn heard(&self, transaction: i64) -> bool {

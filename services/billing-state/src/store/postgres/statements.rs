@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use super::history;
 use crate::{
     domain::{Document, Expected, Key, Write, document},
-    store::{Purge, StoreError},
+    store::{Listed, PAGE, Purge, StoreError},
 };
 
 /// What is there of a tenant.
@@ -78,6 +78,24 @@ pub(super) async fn get(conn: &mut PgConnection, org: &OrgId) -> Result<Lookup, 
             Lookup::Stored(Box::new(read(conn, org, &document, revision).await?))
         }
     })
+}
+
+/// The next tenants, in the order of their ids.
+pub(super) async fn list(conn: &mut PgConnection, after: &str) -> Result<Vec<Listed>, StoreError> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT org_id, state::text, revision FROM billing_states WHERE org_id > $1 ORDER BY org_id LIMIT $2",
+    )
+    .bind(after)
+    .bind(i64::try_from(PAGE).unwrap_or(i64::MAX))
+    .fetch_all(conn)
+    .await?;
+    let listed = |(org, document, revision): (String, String, i64)| {
+        let org = OrgId::parse(&org).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let revision = u64::try_from(revision).unwrap_or_default();
+        let state = Document::parse(document.as_bytes(), &org).ok();
+        Ok(Listed { stored: state.map(|state| Stored { state, revision }), org })
+    };
+    rows.into_iter().map(listed).collect()
 }
 
 /// The state that is stored now, and the transaction that those who follow hear of.

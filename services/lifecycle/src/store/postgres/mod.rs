@@ -24,13 +24,14 @@ use pulse_runtime::{DatabaseSettings, Shutdown};
 use pulse_store::{
     StoreError,
     audit::{AuditRecord, Salt, postgres as audit},
-    postgres::{PgDb, Schema, Scope},
+    postgres::{PgDb, Schema, Scope, feed::LastLook},
 };
 use sqlx::migrate::Migrator;
 
 use self::writes::Signed;
 use super::{
-    Counts, Creation, Found, Lease, OpenStoreError, QueueEntry, StatusChange, Store, Written, make_default,
+    Counts, Creation, Found, Lease, OnEvent, OpenStoreError, QueueEntry, StatusChange, Store, Written,
+    make_default,
 };
 use crate::domain::{Author, Organization, Removal, StatusKind, Transition};
 
@@ -207,8 +208,8 @@ impl Store for PostgresStore {
             .await
     }
 
-    fn follow(&self, shutdown: &Shutdown, on_change: Box<dyn Fn() + Send>) {
-        self.db.follow(shutdown, move |_| on_change());
+    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
+        Some(self.db.follow(shutdown, on))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::*;
 use crate::{
-    domain::tests::{ask, key, org, set_on, trial_write},
+    domain::tests::{ask, key, org, set_on, trial_write, trial_write_of},
     store::Purge,
 };
 
@@ -58,10 +58,7 @@ async fn open_new() -> (PostgresStore, Database) {
 
 /// A trial of that tenant.
 fn trial_of(id: &str) -> Write {
-    let mut write = trial_write("k", 0);
-    let org = OrgId::parse(id).unwrap();
-    (write.state.org_id, write.draft.org_id) = (org.clone(), org);
-    write
+    trial_write_of(&OrgId::parse(id).unwrap(), "k", 0)
 }
 
 /// `acme`, with a trial that was changed twice.

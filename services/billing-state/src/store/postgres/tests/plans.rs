@@ -1,7 +1,10 @@
 //! How each statement finds its rows among many: every method of the store is called where there are 100,000 tenants of each
 //! kind, and none may read a table from end to end.
 
+use futures::StreamExt as _;
+
 use super::*;
+use crate::store::PAGE;
 
 /// 100,000 of each, with what they leave behind; nothing is as the program would make it but what it reads.
 const SEED: &str = "\
@@ -79,6 +82,10 @@ async fn no_statement_reads_a_table_from_end_to_end_among_100_000_tenants() {
         if let Some(transaction) = purged.transaction {
             assert!(store.heard(transaction).await);
         }
+    }
+    let mut pages = store.list();
+    for _ in 0..3 {
+        assert_eq!(pages.next().await.unwrap().unwrap().len(), PAGE);
     }
     store.ping().await.unwrap();
     pulse_testkit::eventually(WAIT, async || hears.try_recv()).await;

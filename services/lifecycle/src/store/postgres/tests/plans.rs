@@ -135,7 +135,7 @@ async fn no_statement_reads_a_table_from_end_to_end_among_100_000_organizations(
     assert_eq!(store.find(&id("nowhere")).await.unwrap(), Found::Nothing);
     let shutdown = Shutdown::new();
     let (told, hears) = std::sync::mpsc::channel();
-    store.follow(&shutdown, Box::new(move || told.send(()).unwrap_or_default()));
+    store.follow(&shutdown, Box::new(move |event| told.send(event).unwrap_or_default()));
     pulse_testkit::eventually(WAIT, async || hears.try_recv()).await;
     store.create(new("more", "more@x.org"), by("service:test")).await.unwrap();
     pulse_testkit::eventually(WAIT, async || hears.try_recv()).await;

@@ -25,7 +25,7 @@ async fn the_service_needs_no_more_than_its_role() {
     conformance::a_change_under_a_lease_needs_the_lease(&store).await;
     let shutdown = Shutdown::new();
     let (told, hears) = std::sync::mpsc::channel();
-    store.follow(&shutdown, Box::new(move || told.send(()).unwrap_or_default()));
+    store.follow(&shutdown, Box::new(move |event| told.send(event).unwrap_or_default()));
     pulse_testkit::eventually(WAIT, async || hears.try_recv()).await;
     shutdown.trigger();
     shutdown.wait().await.unwrap();

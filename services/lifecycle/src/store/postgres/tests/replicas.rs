@@ -1,10 +1,12 @@
 //! Two stores on one database, as two replicas have them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
 use futures::future::join_all;
 use jiff::SignedDuration;
-use pulse_testkit::eventually;
+use pulse_store::postgres::feed::Event;
+use pulse_testkit::{SeededEntropy, eventually};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -178,18 +180,23 @@ async fn every_change_is_in_the_feed_with_the_version_after_it() {
 async fn a_replica_hears_of_what_another_changes() {
     let (one, other, _database) = two().await;
     let shutdown = Shutdown::new();
-    let heard = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::new(Mutex::new(Vec::new()));
     let hearing = Arc::clone(&heard);
-    let count = move || {
-        hearing.fetch_add(1, Ordering::SeqCst);
+    let note = move |event| {
+        hearing.lock().unwrap().push(match event {
+            Event::Reset => "reset".to_owned(),
+            Event::Changed(change) => format!("{} {}", change.org_id, change.version),
+        });
     };
-    other.follow(&shutdown, Box::new(count));
+    let last_look = other.follow(&shutdown, Box::new(note)).unwrap();
     // It begins with whatever there is.
-    eventually(WAIT, async || heard.load(Ordering::SeqCst) == 1).await;
+    eventually(WAIT, async || *heard.lock().unwrap() == ["reset"]).await;
     let active = make(&one, "acme", StatusKind::Active).await;
-    eventually(WAIT, async || heard.load(Ordering::SeqCst) == 3).await;
+    eventually(WAIT, async || *heard.lock().unwrap() == ["reset", "acme 1", "acme 2"]).await;
+    let before = Instant::now();
     one.change(active.suspend(None, START).unwrap(), by("ann")).await.unwrap();
-    eventually(WAIT, async || heard.load(Ordering::SeqCst) == 4).await;
+    eventually(WAIT, async || heard.lock().unwrap().last().is_some_and(|last| last == "acme 3")).await;
+    eventually(WAIT, async || last_look.borrow().is_some_and(|look| look > before)).await;
     shutdown.trigger();
     shutdown.wait().await.unwrap();
 }
@@ -197,7 +204,7 @@ async fn a_replica_hears_of_what_another_changes() {
 /// The use cases of one replica, by a clock at which what was deleted for a day is due.
 async fn organizations(store: &PostgresStore) -> Organizations {
     let clock = ManualClock::at(START + SignedDuration::from_hours(24));
-    Organizations::new(Arc::new(store.clone()), Arc::new(clock)).await.unwrap()
+    Organizations::new(Arc::new(store.clone()), Arc::new(clock), &SeededEntropy::default()).await.unwrap()
 }
 
 #[tokio::test]
