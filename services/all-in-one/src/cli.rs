@@ -12,6 +12,7 @@ use pulse_runtime::{
     settings::{password_min_length, try_parse_command, with_defaults},
 };
 use pulse_signup_gateway::SignupSettings;
+use pulse_tenant_client::TenantSettings;
 
 use crate::{dev, transfer::Move};
 
@@ -94,6 +95,13 @@ impl Config {
             endpoints: self.endpoints.clone(),
             edge: self.edge.clone(),
             request_limit_per_minute: self.request_limit_per_minute,
+            tenants: self.tenants(),
+        }
+    }
+
+    /// What billing-state serves, others remember.
+    fn tenants(&self) -> TenantSettings {
+        TenantSettings {
             plan_catalog: self.billing.plan_catalog.clone(),
             entitlement_max_stale: self.billing.entitlement_max_stale,
         }

@@ -1,9 +1,9 @@
 //! The settings of the edge.
 
-use std::{fs, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32};
 
-use pulse_entitlements::Catalog;
-use pulse_runtime::{CommonSettings, Endpoints, SettingError, settings::positive_duration};
+use pulse_runtime::{CommonSettings, Endpoints, SettingError};
+use pulse_tenant_client::TenantSettings;
 
 use crate::client_ip::TrustedProxies;
 
@@ -25,19 +25,9 @@ pub struct Config {
     #[arg(long, env = "PULSE_REQUEST_LIMIT_PER_MINUTE", value_name = "COUNT", default_value = "60")]
     pub request_limit_per_minute: NonZeroU32,
 
-    /// TOML file of the plans, as billing-state has it [default: built in].
-    #[arg(long, env = PLAN_CATALOG, value_name = "PATH")]
-    pub plan_catalog: Option<PathBuf>,
-
-    /// How long the last known status and entitlements of a tenant are served while lifecycle and billing-state do not answer.
-    #[arg(
-        long,
-        env = MAX_STALE,
-        value_name = "DURATION",
-        default_value = "1h",
-        value_parser = positive_duration
-    )]
-    pub entitlement_max_stale: Duration,
+    /// What is remembered of tenants.
+    #[command(flatten)]
+    pub tenants: TenantSettings,
 }
 
 impl Config {
@@ -47,19 +37,7 @@ impl Config {
     /// The first setting to change.
     pub fn check_strict(&self) -> Result<(), SettingError> {
         self.common.check_strict(&self.edge.listeners(self.common.hosted_mode))?;
-        self.catalog().map(|_| ())
-    }
-
-    /// The plans: what a tenant of which nothing is known has, and which capabilities and limits there are.
-    ///
-    /// # Errors
-    /// When the catalog cannot be read or is not one.
-    pub(crate) fn catalog(&self) -> Result<Catalog, SettingError> {
-        let Some(path) = &self.plan_catalog else { return Ok(Catalog::built_in()) };
-        let refuse =
-            |problem: String| SettingError::new(PLAN_CATALOG, format_args!("{}: {problem}", path.display()));
-        let text = fs::read_to_string(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-        Catalog::parse(&text).map_err(|error| refuse(error.to_string()))
+        self.tenants.catalog().map(|_| ())
     }
 }
 
@@ -90,8 +68,6 @@ pub(crate) const PUBLIC_ADDR: &str = "PULSE_EDGE_PUBLIC_ADDR";
 pub(crate) const ADMIN_ADDR: &str = "PULSE_EDGE_ADMIN_ADDR";
 /// The setting of the internal listener.
 pub(crate) const INTERNAL_ADDR: &str = "PULSE_EDGE_INTERNAL_ADDR";
-const PLAN_CATALOG: &str = "PULSE_PLAN_CATALOG";
-const MAX_STALE: &str = "PULSE_ENTITLEMENT_MAX_STALE";
 
 impl EdgeSettings {
     /// The listeners that are opened, each with its setting's name.

@@ -37,7 +37,6 @@ mod upstreams;
 
 use std::sync::Arc;
 
-use pulse_entitlements::cache::CacheConfig;
 use pulse_kernel::SystemClock;
 use pulse_rpc::OperatorTokens;
 use pulse_runtime::{SettingError, Shutdown, settings::bind, telemetry::meter};
@@ -110,8 +109,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> 
 
 /// What is known of tenants, from the services that know.
 fn tenants(config: &Config, channels: &Channels) -> anyhow::Result<Tenants> {
-    let catalog = config.catalog()?;
-    let cache = CacheConfig { max_stale: config.entitlement_max_stale, ..TenantClient::config() };
+    let (catalog, cache) = (config.tenants.catalog()?, config.tenants.cache());
     let (lifecycle, billing_state) = (channels.lifecycle.clone(), channels.billing.clone());
     let client = TenantClient::new(lifecycle, billing_state, &catalog, cache, Arc::new(SystemClock));
     client.report(&meter("pulse-edge"));

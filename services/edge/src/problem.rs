@@ -9,12 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use pulse_kernel::ApiError;
 use pulse_rpc::problem::{self, Document};
-
-/// The header that tells a gateway why it is to refuse a request.
-pub(crate) const DENY_REASON: HeaderName = HeaderName::from_static("x-pulse-deny-reason");
+use pulse_tenant_client::gateway::Refusal;
 
 /// What only HTTP can get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,24 +66,21 @@ impl HttpError {
 pub(crate) enum Problem {
     /// What a service, or a rule of ours, refuses.
     Api(Box<ApiError>),
-    /// The same, said to a gateway that asks for a decision: see [`Problem::to_gateway`].
-    Gateway(Box<ApiError>),
+    /// What a gateway that asks for a decision is told.
+    Gateway(Refusal),
     /// What HTTP refuses.
     Http(HttpError),
-}
-
-impl Problem {
-    /// A decision of a gateway's against a request. Gateways take 401 and 403 for a no, and some of them anything else for a
-    /// fault; so whatever speaks against the tenant is a 403, also what is another status elsewhere. The reason is in a
-    /// header too, because not every gateway reads the body.
-    pub(crate) fn to_gateway(error: ApiError) -> Self {
-        Self::Gateway(Box::new(error))
-    }
 }
 
 impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Self {
         Self::Api(Box::new(error))
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::Gateway(refusal)
     }
 }
 
@@ -99,7 +94,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let response = match self {
             Self::Api(error) => problem::to_response(&error),
-            Self::Gateway(error) => to_gateway(&error),
+            Self::Gateway(refusal) => refusal.to_response(),
             Self::Http(error) => of_http_error(error),
         };
         response.map(Body::from)
@@ -115,19 +110,6 @@ fn of_http_error(error: HttpError) -> http::Response<Bytes> {
         document.request_id = None;
     }
     document.into_response()
-}
-
-fn to_gateway(error: &ApiError) -> http::Response<Bytes> {
-    let status = match problem::http_status(error) {
-        status if status.is_server_error() => status,
-        _ => StatusCode::FORBIDDEN,
-    };
-    let mut response = problem::to_response_as(status, error);
-    // Lower-case letters and underscores.
-    if let Ok(code) = HeaderValue::try_from(error.reason().code()) {
-        response.headers_mut().insert(DENY_REASON, code);
-    }
-    response
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use pulse_entitlements::{Answer, Catalog, EntitlementSource as _, Name, Source, SourceError};
+use pulse_entitlements::{Answer, Catalog, EntitlementSource as _, Name, SourceError};
 use pulse_kernel::OrgId;
-use pulse_tenant_client::TenantClient;
-use pulse_tenant_guard::{Guard, OnOutage, OutagePolicy};
+use pulse_tenant_client::{TenantClient, gateway::Gatekeeper};
+use pulse_tenant_guard::Guard;
 
 /// What is known of tenants, and what is decided from it. Clones share it.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub(crate) struct Tenants(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: TenantClient,
-    lenient: Guard,
-    strict: Guard,
+    guard: Guard,
+    gatekeeper: Gatekeeper,
     names: Names,
 }
 
@@ -33,17 +33,18 @@ impl Tenants {
             names.capabilities.extend(plan.grants.capabilities.iter().cloned());
             names.limits.extend(plan.grants.limits.keys().cloned());
         }
-        let lenient = client.guard();
-        let strict = lenient.clone().with_policy(OutagePolicy::new(OnOutage::Deny));
-        Self(Arc::new(Inner { client, lenient, strict, names }))
+        let (guard, gatekeeper) = (client.guard(), client.gatekeeper());
+        Self(Arc::new(Inner { client, guard, gatekeeper, names }))
     }
 
-    /// Who decides, where that counts while the services behind are away.
-    pub(crate) fn guard(&self, on_outage: OnOutage) -> &Guard {
-        match on_outage {
-            OnOutage::Allow => &self.0.lenient,
-            OnOutage::Deny => &self.0.strict,
-        }
+    /// Who decides, by what is last known while the services behind are away.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.0.guard
+    }
+
+    /// Who decides for gateways.
+    pub(crate) fn gatekeeper(&self) -> &Gatekeeper {
+        &self.0.gatekeeper
     }
 
     /// What a tenant may use.
@@ -54,15 +55,5 @@ impl Tenants {
     /// What the plans have names for.
     pub(crate) fn names(&self) -> &Names {
         &self.0.names
-    }
-}
-
-/// How answers name where they came from.
-pub(crate) const fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Fresh => "fresh",
-        Source::Cached => "cached",
-        Source::Stale => "stale",
-        Source::Default => "default",
     }
 }

@@ -67,6 +67,18 @@ pub enum Source {
     Default,
 }
 
+impl Source {
+    /// How answers name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Cached => "cached",
+            Self::Stale => "stale",
+            Self::Default => "default",
+        }
+    }
+}
+
 /// Entitlements, and how far to trust them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {

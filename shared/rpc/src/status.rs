@@ -101,6 +101,11 @@ pub const fn code(kind: ErrorKind) -> Code {
 
 /// The status of an error, with its details and the id of the current request.
 pub fn to_status(error: &ApiError) -> Status {
+    to_status_as(code(error.kind()), error)
+}
+
+/// The same with another code.
+pub fn to_status_as(code: Code, error: &ApiError) -> Status {
     // Nothing about an internal error leaves the process, whatever message it was made with.
     let internal = (error.kind() == ErrorKind::Internal).then(ApiError::internal);
     let error = internal.as_ref().unwrap_or(error);
@@ -112,7 +117,6 @@ pub fn to_status(error: &ApiError) -> Status {
     if let Some(delay) = error.retry_delay() {
         details.push(detail(RETRY_INFO, &pb::RetryInfo { retry_delay: Some(convert::duration(delay)) }));
     }
-    let code = code(error.kind());
     let status = pb::Status { code: code.into(), message: error.message().to_owned(), details };
     Status::with_details(code, error.message(), status.encode_to_vec().into())
 }

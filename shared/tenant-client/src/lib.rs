@@ -6,6 +6,8 @@
 //! | here | [`TenantClient`]: both sources, each with its cache, and the guard over them |
 //! | [`billing`] | [`RemoteBilling`]: billing states from billing-state |
 //! | [`status`] | [`RemoteStatus`]: the status of organizations from lifecycle |
+//! | [`settings`] | [`TenantSettings`]: what programs that have a client take |
+//! | [`gateway`] | what gateways ask and are told, with the names of the headers |
 //! | `convert` | protobuf to domain types |
 //!
 //! ```
@@ -34,6 +36,8 @@
 
 pub mod billing;
 mod convert;
+pub mod gateway;
+pub mod settings;
 pub mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -45,7 +49,9 @@ use pulse_rpc::{Channel, from_status};
 use pulse_tenant_guard::{Guard, StatusCache};
 use tonic::Status;
 
+use crate::gateway::Gatekeeper;
 pub use billing::RemoteBilling;
+pub use settings::TenantSettings;
 pub use status::RemoteStatus;
 
 /// How long an answer is used without asking again, and so how long a change may go unheard of.
@@ -88,6 +94,11 @@ impl TenantClient {
     /// [`Guard::with_policy`] for another choice.
     pub fn guard(&self) -> Guard {
         Guard::new(Arc::new(self.statuses.clone()), Arc::new(self.entitlements.clone()))
+    }
+
+    /// Who decides for gateways, from the same.
+    pub fn gatekeeper(&self) -> Gatekeeper {
+        Gatekeeper::new(Arc::new(self.statuses.clone()), Arc::new(self.entitlements.clone()))
     }
 
     /// The status of organizations.

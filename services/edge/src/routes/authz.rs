@@ -1,38 +1,23 @@
 //! `/api/internal/authz`: may this request of a tenant go on? For gateways that ask before they pass a request on: nginx
 //! with `auth_request`, Traefik with `ForwardAuth`, Caddy with `forward_auth`.
 
-use std::time::Duration;
-
 use axum::{
     extract::{FromRequestParts, Query, State},
     routing::any,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
-use pulse_entitlements::{Answer as Entitled, Name, Source};
-use pulse_kernel::{ApiError, OrgId, Reason};
-use pulse_tenant_guard::{DenyReason, OnOutage, Requirement, StatusAnswer, StatusError};
+use http::{HeaderMap, HeaderName, StatusCode, request::Parts};
+use pulse_kernel::{ApiError, Reason};
+use pulse_tenant_client::gateway::{
+    Question, Refusal,
+    header::{CAPABILITY, ORG_ID},
+};
+use pulse_tenant_guard::OnOutage;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::Answer;
-use crate::{
-    problem::Problem,
-    tenants::{Tenants, source_name},
-};
-
-const ORG_ID: HeaderName = HeaderName::from_static("x-pulse-org-id");
-const CAPABILITY: HeaderName = HeaderName::from_static("x-pulse-capability");
-const ORG_STATUS: HeaderName = HeaderName::from_static("x-pulse-org-status");
-const ORG_STATUS_SOURCE: HeaderName = HeaderName::from_static("x-pulse-org-status-source");
-const ORG_STATUS_AGE: HeaderName = HeaderName::from_static("x-pulse-org-status-age");
-const SUBSCRIPTION_STATE: HeaderName = HeaderName::from_static("x-pulse-subscription-state");
-const PLAN: HeaderName = HeaderName::from_static("x-pulse-plan");
-const ENTITLEMENT_SOURCE: HeaderName = HeaderName::from_static("x-pulse-entitlement-source");
-const ENTITLEMENT_AGE: HeaderName = HeaderName::from_static("x-pulse-entitlement-age");
-
-/// The status of an organization that nobody has told yet, in [`ORG_STATUS`].
-const UNKNOWN: &str = "unknown";
+use crate::{problem::Problem, tenants::Tenants};
 
 pub(crate) fn router() -> OpenApiRouter<Tenants> {
     // Some gateways ask with the method, or below the path, of the request that they ask about.
@@ -76,16 +61,11 @@ pub(crate) fn router() -> OpenApiRouter<Tenants> {
         (status = SERVICE_UNAVAILABLE, description = "`unavailable`: what is known is not good enough to let it go on"),
     )
 )]
-async fn authorize(State(tenants): State<Tenants>, question: Question) -> Answer<(StatusCode, HeaderMap)> {
-    let guard = tenants.guard(question.on_outage);
-    let verdict = guard.check(&question.org, &question.requirement()).await.into_result();
-    let verdict = verdict.map_err(Problem::to_gateway)?;
-    let entitled = match verdict.entitlements {
-        Some(entitled) => entitled,
-        None => tenants.entitlements(&question.org).await,
-    };
-    let entitled = entitled.map_err(|_| Problem::to_gateway(DenyReason::OrgNotFound.into()))?;
-    Ok((StatusCode::OK, trusted_headers(&question.org, verdict.status, &entitled)))
+async fn authorize(
+    State(tenants): State<Tenants>,
+    Asked(question): Asked,
+) -> Answer<(StatusCode, HeaderMap)> {
+    Ok((StatusCode::OK, tenants.gatekeeper().ask(&question).await?))
 }
 
 /// What is asked of the gateway's own configuration.
@@ -130,67 +110,43 @@ struct Headers {
 
 /// What a gateway asks.
 #[derive(Debug, PartialEq, Eq)]
-struct Question {
-    org: OrgId,
-    capability: Option<Name>,
-    limit: Option<(Name, u64)>,
-    on_outage: OnOutage,
-}
+struct Asked(Question);
 
-impl Question {
-    fn requirement(&self) -> Requirement<'_> {
-        let mut requirement = Requirement::active();
-        if let Some(name) = &self.capability {
-            requirement = requirement.and_capability(name.as_str());
-        }
-        if let Some((name, at_least)) = &self.limit {
-            requirement = requirement.and_limit(name.as_str(), *at_least);
-        }
-        requirement
-    }
-
-    fn read(parts: &Parts) -> Result<Self, Problem> {
+impl Asked {
+    fn read(parts: &Parts) -> Result<Self, Refusal> {
         let Query(parameters) = Query::<Parameters>::try_from_uri(&parts.uri).map_err(|_| {
-            ApiError::new(
+            Refusal::not_understood(ApiError::new(
                 Reason::InvalidRequest,
                 "the query may have org_id, capability, limit and on_outage (allow or deny), each at most once",
-            )
+            ))
         })?;
-        let capability = either(&parts.headers, &CAPABILITY, parameters.capability)?;
-        let capability = capability.map(|name| parse_name(&name, "capability")).transpose()?;
-        let limit = parameters.limit.map(|limit| parse_limit(&limit)).transpose()?;
+        let capability = either(&parts.headers, &CAPABILITY, parameters.capability.as_deref());
+        let capability = capability.map_err(Refusal::not_understood)?;
         let on_outage = match parameters.on_outage {
             Some(OnOutageParameter::Deny) => OnOutage::Deny,
             Some(OnOutageParameter::Allow) | None => OnOutage::Allow,
         };
-        // Last, as it may be the client's own: a configuration that is wrong is wrong for everybody.
-        let org = match either(&parts.headers, &ORG_ID, parameters.org_id) {
-            Ok(Some(org)) => OrgId::parse(&org),
-            Ok(None) | Err(_) => Err(not_one_tenant()),
-        };
-        Ok(Self { org: org.map_err(Problem::to_gateway)?, capability, limit, on_outage })
+        // Two that contradict each other are as good as none.
+        let org = either(&parts.headers, &ORG_ID, parameters.org_id.as_deref()).unwrap_or_default();
+        Question::parse(org, capability, parameters.limit.as_deref(), on_outage).map(Self)
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Question {
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Self::read(parts)
+        Ok(Self::read(parts)?)
     }
-}
-
-fn not_one_tenant() -> ApiError {
-    ApiError::field(Reason::InvalidOrgId, ORG_ID.as_str(), "must name one tenant, once")
 }
 
 /// The value of the header or of the parameter. Two that differ, or a header that comes twice, may be somebody's attempt to
 /// be taken for another.
-fn either(
-    headers: &HeaderMap,
+fn either<'a>(
+    headers: &'a HeaderMap,
     name: &HeaderName,
-    parameter: Option<String>,
-) -> Result<Option<String>, ApiError> {
+    parameter: Option<&'a str>,
+) -> Result<Option<&'a str>, ApiError> {
     let contradiction = || ApiError::field(Reason::InvalidRequest, name.as_str(), "must be said once");
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next(), parameter) {
@@ -199,51 +155,9 @@ fn either(
             let value = value.to_str().map_err(|_| contradiction())?;
             match parameter {
                 Some(parameter) if parameter != value => Err(contradiction()),
-                Some(_) | None => Ok(Some(value.to_owned())),
+                Some(_) | None => Ok(Some(value)),
             }
         }
         (Some(_), Some(_), _) => Err(contradiction()),
     }
-}
-
-fn parse_name(text: &str, field: &str) -> Result<Name, ApiError> {
-    Name::parse(text).map_err(|error| ApiError::field(Reason::InvalidRequest, field, error.to_string()))
-}
-
-fn parse_limit(text: &str) -> Result<(Name, u64), ApiError> {
-    let invalid = || {
-        ApiError::field(
-            Reason::InvalidRequest,
-            "limit",
-            "must be a limit's name, a colon and a whole number, such as users:5",
-        )
-    };
-    // A name may have colons itself.
-    let (name, at_least) = text.rsplit_once(':').ok_or_else(invalid)?;
-    let digits = at_least.bytes().all(|byte| byte.is_ascii_digit());
-    match at_least.parse() {
-        Ok(at_least) if digits => Ok((parse_name(name, "limit")?, at_least)),
-        _ => Err(invalid()),
-    }
-}
-
-/// Every header on every 200, so that a gateway that copies them leaves none of the client's in place.
-fn trusted_headers(org: &OrgId, status: Result<StatusAnswer, StatusError>, entitled: &Entitled) -> HeaderMap {
-    let (status_name, status_source, status_age) = match &status {
-        Ok(answer) => (answer.status.as_str(), answer.source, answer.age),
-        Err(_) => (UNKNOWN, Source::Default, Duration::ZERO),
-    };
-    let entitlements = &entitled.entitlements;
-    let texts = [
-        (ORG_ID, org.as_str()),
-        (ORG_STATUS, status_name),
-        (ORG_STATUS_SOURCE, source_name(status_source)),
-        (SUBSCRIPTION_STATE, entitlements.subscription_state.as_str()),
-        (PLAN, entitlements.plan_version.as_str()),
-        (ENTITLEMENT_SOURCE, source_name(entitled.source)),
-    ];
-    // All of these are made of letters, digits and a few signs.
-    let texts = texts.into_iter().filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)));
-    let ages = [(ORG_STATUS_AGE, status_age), (ENTITLEMENT_AGE, entitled.age)];
-    texts.chain(ages.map(|(name, age)| (name, HeaderValue::from(age.as_secs())))).collect()
 }

@@ -66,7 +66,7 @@ impl Fake {
 struct Raw(Vec<u8>);
 
 impl Message for Raw {
-    fn encode_raw(&self, buf: &mut impl prost::bytes::BufMut) {
+    fn encode_raw(&self, buf: &mut impl bytes::BufMut) {
         buf.put_slice(&self.0);
     }
 
@@ -74,7 +74,7 @@ impl Message for Raw {
         &mut self,
         tag: u32,
         wire_type: prost::encoding::WireType,
-        buf: &mut impl prost::bytes::Buf,
+        buf: &mut impl bytes::Buf,
         ctx: prost::encoding::DecodeContext,
     ) -> Result<(), prost::DecodeError> {
         prost::encoding::skip_field(wire_type, tag, buf, ctx)

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use pulse_entitlements::{Answer, Name, Source};
 use pulse_kernel::OrgId;
-use pulse_tenant_guard::{Decision, DenyReason, OnOutage, Requirement, StatusError, Verdict};
+use pulse_tenant_guard::{Decision, DenyReason, Requirement, StatusError, Verdict};
 
 use super::wire::{
     BulkEvaluation, ErrorCode, Evaluated, EvaluationFailure, Flag, FlagMetadata, FlagValue, Refusal,
     ResolutionReason,
 };
-use crate::tenants::{Tenants, source_name};
+use crate::tenants::Tenants;
 
 const CAPABILITY: &str = "capability.";
 const LIMIT: &str = "limit.";
@@ -56,7 +56,7 @@ impl Key {
 
 /// What one flag says for a tenant.
 pub(super) async fn evaluate(tenants: &Tenants, org: &OrgId, key: &Key) -> Result<Flag, Refusal> {
-    let verdict = tenants.guard(OnOutage::Allow).check(org, &key.requirement()).await;
+    let verdict = tenants.guard().check(org, &key.requirement()).await;
     let answer = known(tenants, &verdict).await;
     let (is_met, reason, denied) = match verdict.decision {
         Decision::Allow => (true, ResolutionReason::TargetingMatch, None),
@@ -99,7 +99,7 @@ fn limit(answer: Option<&Answer>, name: &Name) -> (FlagValue, &'static str) {
 
 /// What every flag says for a tenant: those of the plans, and those that only this tenant has.
 pub(super) async fn evaluate_all(tenants: &Tenants, org: &OrgId) -> Result<BulkEvaluation, Refusal> {
-    let verdict = tenants.guard(OnOutage::Allow).check(org, &Requirement::active()).await;
+    let verdict = tenants.guard().check(org, &Requirement::active()).await;
     if verdict.decision == Decision::Deny(DenyReason::Unavailable) {
         return Err(DenyReason::Unavailable.into());
     }
@@ -158,7 +158,7 @@ fn metadata(verdict: &Verdict, answer: Option<&Answer>, denied: Option<DenyReaso
         (less_reliable(source, next.0), age.max(next.1))
     });
     FlagMetadata {
-        source: source_name(source),
+        source: source.as_str(),
         age_seconds: age.as_secs(),
         org_status: match &verdict.status {
             Ok(answer) => answer.status.as_str(),
