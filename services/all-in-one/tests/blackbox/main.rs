@@ -13,6 +13,7 @@
 //! | `replicas` | what must hold whichever replica is asked, and when one of them dies |
 //! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
 //! | `forward_auth` | decisions for a real nginx and a real Caddy, whatever a client says and while services are away |
+//! | `guarded_service` | an application's service with the guard in front, over REST and gRPC, and while services are away |
 //! | `openfeature` | entitlements as flags, for a stock OpenFeature SDK |
 //! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |
@@ -52,6 +53,7 @@ mod documents;
 mod first_start;
 mod forward_auth;
 mod grpc_clients;
+mod guarded_service;
 mod hosted_mode;
 mod lifecycle;
 mod openfeature;
