@@ -49,8 +49,7 @@ impl Watcher {
 
     /// What is told next. Versions never go backwards.
     async fn next(&mut self) -> Answer<()> {
-        let message = timeout(WAIT, self.stream.message()).await.unwrap();
-        let message = message.map_err(|status| from_status(&status))?.unwrap();
+        let message = self.stream.message().await.map_err(|status| from_status(&status))?.unwrap();
         if !message.resume_token.is_empty() {
             self.resume_token = message.resume_token;
         }
@@ -73,16 +72,22 @@ impl Watcher {
     }
 
     async fn until_synced(&mut self) {
-        while !self.synced {
-            self.next().await.unwrap();
-        }
+        self.until_told(|watcher| watcher.synced).await;
+    }
+
+    /// Takes what is told until that holds; not for long, although heartbeats go on.
+    async fn until_told(&mut self, holds: impl Fn(&Self) -> bool) {
+        let told = async {
+            while !holds(self) {
+                self.next().await.unwrap();
+            }
+        };
+        timeout(WAIT, told).await.unwrap();
     }
 
     /// Waits until that is what is known of the organization.
     async fn until(&mut self, org: &str, known: Known) {
-        while self.copy.get(org).map(|(_, known)| *known) != Some(known) {
-            self.next().await.unwrap();
-        }
+        self.until_told(|watcher| watcher.copy.get(org).is_some_and(|(_, is)| *is == known)).await;
     }
 
     fn known(&self) -> Vec<(&str, Known)> {
