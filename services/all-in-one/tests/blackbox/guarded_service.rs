@@ -4,6 +4,7 @@ use acme_hosts::proto::{
     AddHostRequest, EnableAlertsRequest, ExportHostsRequest, ListHostsRequest,
     host_service_client::HostServiceClient,
 };
+use futures::future::join_all;
 use pulse_kernel::Reason;
 use pulse_testkit::{
     eventually,
@@ -196,25 +197,28 @@ async fn both_surfaces_let_in_by_capability_and_limit_as_billing_changes(plan: P
     let system = plan.start().await;
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let hosts = Hosts::start(&system).await;
-    let names: Vec<String> = (1..=11).map(|number| format!("web-{number}")).collect();
-    for name in &names[..10] {
-        hosts.lets_in(&system, org_id, What::Add(name)).await.unwrap();
-    }
-    let one_too_many = What::Add(&names[10]);
+    // However many are added at once, there are as many as the plan allows.
+    let names: Vec<String> = (1..=15).map(|number| format!("web-{number}")).collect();
+    let added = join_all(names.iter().map(|name| hosts.grpc(org_id, What::Add(name), None))).await;
+    assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 10, "{added:?}");
+    let (one_too_many, one_that_is) = {
+        let name = |is: bool| &names[added.iter().position(|added| added.is_ok() == is).unwrap()];
+        (What::Add(name(false)), name(true))
+    };
     hosts.refuses(&system, org_id, one_too_many, Reason::LimitExceeded).await.unwrap();
-    hosts.lets_in(&system, org_id, What::Add(&names[0])).await.unwrap();
-    hosts.lets_in(&system, org_id, What::Alert(&names[0])).await.unwrap();
+    hosts.lets_in(&system, org_id, What::Add(one_that_is)).await.unwrap();
+    hosts.lets_in(&system, org_id, What::Alert(one_that_is)).await.unwrap();
 
     let bare = json!({
         "subscription_state": "active", "plan_version": "bare", "capabilities": [], "limits": { "monitored_hosts": 11 },
     });
     let _ = system.admin().set_billing_state(org_id, bare, None).await.expect(200);
     hosts.until_let_in(&system, org_id, one_too_many).await;
-    hosts.until_refused(&system, org_id, What::Alert(&names[0]), Reason::CapabilityRequired).await;
+    hosts.until_refused(&system, org_id, What::Alert(one_that_is), Reason::CapabilityRequired).await;
 
     let expired = json!({ "subscription_state": "expired" });
     let _ = system.admin().set_billing_state(org_id, expired, None).await.expect(200);
-    for what in [What::Add("web-1"), What::Alert("web-1"), What::Export] {
+    for what in [What::Add(one_that_is), What::Alert(one_that_is), What::Export] {
         hosts.until_refused(&system, org_id, what, Reason::SubscriptionInactive).await;
     }
     // Whoever has to pay gets in.

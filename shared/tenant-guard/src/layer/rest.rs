@@ -33,8 +33,8 @@ impl Door for Rest {
 
 impl GuardLayer<Rest> {
     /// For REST. Add it with [`Router::route_layer`](axum::Router::route_layer), so that it stands between the router, which
-    /// knows the routes, and their handlers; or to single routes. What answers CORS preflights goes around it: they name
-    /// no tenant.
+    /// knows the routes, and their handlers; or to single routes. A fallback is no route, and so not guarded. What answers CORS
+    /// preflights goes around it: they name no tenant.
     pub fn rest(guard: Guard) -> Self {
         Self::new(guard)
     }
