@@ -142,6 +142,7 @@ impl Config {
             common: self.common.clone(),
             endpoints: self.endpoints.clone(),
             lifecycle: self.lifecycle.clone(),
+            tenants: self.tenants(),
             task: None,
         }
     }

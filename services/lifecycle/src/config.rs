@@ -6,6 +6,7 @@ use pulse_runtime::{
     CommonSettings, Endpoints, Service, SettingError, Task,
     settings::{boolean, positive_duration},
 };
+use pulse_tenant_client::TenantSettings;
 
 use crate::domain::Retention;
 
@@ -29,6 +30,10 @@ pub struct Config {
     #[command(flatten)]
     pub lifecycle: LifecycleSettings,
 
+    /// What is remembered of tenants.
+    #[command(flatten)]
+    pub tenants: TenantSettings,
+
     /// What to do instead of serving.
     #[command(subcommand)]
     pub task: Option<Task>,
@@ -40,7 +45,8 @@ impl Config {
     /// # Errors
     /// The first setting to change.
     pub fn check_strict(&self) -> Result<(), SettingError> {
-        self.common.check_strict(&[self.endpoints.listener(Service::Lifecycle)])
+        self.common.check_strict(&[self.endpoints.listener(Service::Lifecycle)])?;
+        self.tenants.catalog().map(|_| ())
     }
 
     /// The file of the embedded store.

@@ -1,4 +1,7 @@
-//! Protobuf to and from domain types: `TryFrom` checks what comes in, `From` cannot fail.
+//! Protobuf to and from domain types: `TryFrom` checks what comes in, `From` cannot fail. [`envoy`] does so for what is not
+//! this system's own protobuf.
+
+pub(crate) mod envoy;
 
 use pulse_kernel::{ApiError, EmailAddress, OrgId, OrgName, Reason, UserId, Violations};
 use pulse_proto::{

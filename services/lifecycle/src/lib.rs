@@ -6,7 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | the settings of this service |
-//! | `grpc` | `OrganizationService` and, in hosted mode, `LifecycleAdminService`: convert, call, convert |
+//! | `grpc` | `OrganizationService`, Envoy's `Authorization` and, in hosted mode, `LifecycleAdminService`: convert, call, convert |
 //! | `convert` | protobuf to and from domain types |
 //! | `app` | the use cases, the reaper, the metrics |
 //! | [`domain`] | organizations and their transitions, pure |
@@ -23,13 +23,17 @@ pub mod store;
 
 use std::{sync::Arc, time::Duration};
 
+use pulse_entitlements::DatabaseSource;
+use pulse_envoy_api::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use pulse_kernel::{Clock, Entropy, OsEntropy, SystemClock};
 use pulse_proto::lifecycle::v1::{
     lifecycle_admin_service_server::LifecycleAdminServiceServer,
     organization_service_server::OrganizationServiceServer,
 };
 use pulse_rpc::{GrpcServer, Limits, OperatorTokens, server::MAX_MESSAGE_BYTES};
-use pulse_runtime::{Readiness, Shutdown};
+use pulse_runtime::{Readiness, Service, Shutdown, telemetry::meter};
+use pulse_tenant_client::{RemoteBilling, gateway::Gatekeeper};
+use pulse_tenant_guard::StatusCache;
 use tokio::net::TcpListener;
 
 pub use crate::config::{Config, LifecycleSettings};
@@ -88,8 +92,10 @@ pub async fn serve_at(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let cache = config.tenants.cache();
+    let organizations = Organizations::new(Arc::clone(&store), Arc::clone(&clock), &OsEntropy, cache).await?;
+    let gatekeeper = gatekeeper(&config, organizations.statuses(), clock)?;
     let settings = config.lifecycle;
-    let organizations = Organizations::new(Arc::clone(&store), clock, &OsEntropy).await?;
     organizations.follow(&shutdown);
     let reaper = Reaper::new(
         organizations.clone(),
@@ -105,7 +111,10 @@ pub async fn serve_at(
     };
     let internal = grpc::organization::Service::new(organizations.clone());
     let internal = OrganizationServiceServer::new(internal).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut server = GrpcServer::new(limits).add(internal);
+    let gateways = grpc::authorization::Service::new(gatekeeper);
+    let gateways = AuthorizationServer::new(gateways).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut server =
+        GrpcServer::new(limits).describe(pulse_envoy_api::FILE_DESCRIPTOR_SET).add(internal).add(gateways);
     if let Some(tokens_file) = config.common.admin_tokens_file()? {
         let operators = OperatorTokens::watch(tokens_file, &shutdown)?;
         let admin = grpc::admin::Service::new(organizations, operators, settings.retention_days);
@@ -126,6 +135,18 @@ pub async fn serve_at(
     }
     store.close().await;
     Ok(outcome?)
+}
+
+/// Who decides about tenants: by statuses that are at hand here, and by what billing-state says they may use.
+fn gatekeeper(config: &Config, statuses: &StatusCache, clock: Arc<dyn Clock>) -> anyhow::Result<Gatekeeper> {
+    let billing_state = pulse_rpc::channel(&config.endpoints.url(Service::BillingState).to_string())?;
+    let billing = Arc::new(RemoteBilling::new(billing_state));
+    let entitlements =
+        DatabaseSource::new(billing, &config.tenants.catalog()?, config.tenants.cache(), clock);
+    let meter = meter("pulse-lifecycle");
+    statuses.report(&meter, "lifecycle_statuses");
+    entitlements.report(&meter, "lifecycle_entitlements");
+    Ok(Gatekeeper::new(Arc::new(statuses.clone()), Arc::new(entitlements)))
 }
 
 /// What this process calls itself among its replicas.

