@@ -52,6 +52,14 @@ pub trait BillingStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the store cannot tell; "none stored" is not an error.
     async fn billing_state(&self, org: &OrgId) -> Result<Lookup, BillingStoreError>;
+
+    /// The same, and how long ago it was so at the most: for a store that answers out of somebody's memory.
+    ///
+    /// # Errors
+    /// As [`billing_state`](Self::billing_state).
+    async fn recalled(&self, org: &OrgId) -> Result<(Lookup, Duration), BillingStoreError> {
+        Ok((self.billing_state(org).await?, Duration::ZERO))
+    }
 }
 
 /// Where an answer came from.

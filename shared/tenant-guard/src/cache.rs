@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use opentelemetry::metrics::Meter;
 use pulse_entitlements::{
     Source,
-    cache::{CacheConfig, Facts, Found, ReadError, TenantCache, Told},
+    cache::{CacheConfig, Facts, Found, ReadError, Reading, TenantCache, Told},
 };
 use pulse_kernel::{Clock, OrgId};
 
@@ -44,8 +44,9 @@ impl Facts for Statuses {
     type Fact = Fact;
     type Lookup = (StatusLookup, u64);
 
-    async fn read(&self, org: &OrgId) -> Result<Self::Lookup, ReadError<Self::Lookup>> {
-        self.store.status(org).await.map_err(|error| ReadError { message: error.0, last_known: None })
+    async fn read(&self, org: &OrgId) -> Result<Reading<Self::Lookup>, ReadError<Self::Lookup>> {
+        let read = self.store.status(org).await;
+        read.map(Reading::fresh).map_err(|error| ReadError { message: error.0, last_known: None })
     }
 
     fn learn(&self, org: &OrgId, (known, version): Self::Lookup, _: Timestamp) -> Fact {
@@ -55,6 +56,10 @@ impl Facts for Statuses {
     /// Versions never go backwards, and nothing comes after a purge, as ids are never used twice. That there is no such
     /// organization has no version of its own when it is read; what was told before it is older all the same.
     fn after(&self, known: &Fact, new: Fact, told: Told) -> Option<Fact> {
+        if (known.known, new.known) == (StatusLookup::Purged, StatusLookup::NotFound) {
+            // Who was not told of the purge does not contradict it.
+            return Some(known.clone());
+        }
         let is_newer = match (known.known, new.known, told) {
             (_, StatusLookup::Purged, _) => true,
             (StatusLookup::Purged, ..) => false,
@@ -139,9 +144,14 @@ impl StatusCache {
         self.0.invalidate_all();
     }
 
-    /// Every change until now has been told; see [`TenantCache::confirm`].
-    pub fn confirm(&self) {
-        self.0.confirm();
+    /// Every change that was committed longer ago than `age` has been told; see [`TenantCache::confirm`].
+    pub fn confirm(&self, age: Duration) {
+        self.0.confirm(age);
+    }
+
+    /// Changes are not told any more; see [`TenantCache::lost`].
+    pub fn lost(&self) {
+        self.0.lost();
     }
 
     /// Tells what is counted through `meter`; see [`TenantCache::report`].

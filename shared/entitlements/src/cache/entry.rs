@@ -20,6 +20,8 @@ pub(super) struct Entry<T> {
     pub(super) sequence: u64,
     /// Since which beginning of the feed this is known.
     pub(super) epoch: u32,
+    /// Whether the feed has told all that changed since this was so.
+    pub(super) covered: bool,
     /// The store failed when it was last asked.
     pub(super) failing: bool,
 }
@@ -28,7 +30,7 @@ impl<T> Entry<T> {
     /// The entry of a tenant of which nothing is known.
     pub(super) fn unknown(sequence: u64, now: Timestamp) -> Self {
         let read_at = now.as_microsecond();
-        Self { fact: None, read_at, ask_after: MUST_ASK, sequence, epoch: 0, failing: true }
+        Self { fact: None, read_at, ask_after: MUST_ASK, sequence, epoch: 0, covered: false, failing: true }
     }
 
     /// Whether the store need not be asked at `now`.
@@ -36,9 +38,9 @@ impl<T> Entry<T> {
         lies_ahead(self.ask_after, now, refresh)
     }
 
-    /// Whether it counts for more than nothing while the store answers.
-    pub(super) fn is_good(&self) -> bool {
-        !self.failing && self.ask_after != MUST_ASK
+    /// Whether a feed that is whole makes it as good as read again.
+    pub(super) fn is_covered(&self) -> bool {
+        self.covered && !self.failing && self.ask_after != MUST_ASK
     }
 }
 

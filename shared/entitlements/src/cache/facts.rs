@@ -18,7 +18,7 @@ pub trait Facts: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot tell.
-    async fn read(&self, org: &OrgId) -> Result<Self::Lookup, ReadError<Self::Lookup>>;
+    async fn read(&self, org: &OrgId) -> Result<Reading<Self::Lookup>, ReadError<Self::Lookup>>;
 
     /// What it amounts to that the store said so, `at` that time.
     fn learn(&self, org: &OrgId, lookup: Self::Lookup, at: Timestamp) -> Self::Fact;
@@ -55,8 +55,26 @@ pub enum Told {
     ByRead,
     /// Whoever follows the store's changes said so.
     ByUpdate,
+    /// Somebody said so who had read it a while ago.
+    ByMemory,
     /// A store that cannot be read found it in its own history.
     ByHistory,
+}
+
+/// What the store says.
+#[derive(Debug, Clone)]
+pub struct Reading<L> {
+    /// What it says.
+    pub lookup: L,
+    /// How long ago that was so, at the most, when it was asked; zero where the store itself was looked into.
+    pub age: Duration,
+}
+
+impl<L> Reading<L> {
+    /// Out of the store itself.
+    pub const fn fresh(lookup: L) -> Self {
+        Self { lookup, age: Duration::ZERO }
+    }
 }
 
 /// The store did not say.

@@ -1,13 +1,14 @@
 //! Until when a change feed vouches for what is cached.
 //!
-//! A feed that is whole makes everything that it covers as good as just read. When it broke and could not go on where
-//! it stopped, it begins again: an epoch is over, and what was known in it counts from the last time that it was whole.
+//! A feed that is whole makes everything that it covers as good as just read. When it goes silent, that holds for a bounded
+//! time; when it is known to have broken, for no longer than anything that was read. When it could not go on where it
+//! stopped, it begins again: an epoch is over, and what was known in it counts from the last time that it was whole.
 
 use std::{
     collections::VecDeque,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
 };
 
@@ -23,8 +24,12 @@ const EPOCHS: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     epoch: AtomicU32,
-    /// When the feed was last whole, in microseconds since 1970.
+    /// When that began, in microseconds since 1970.
+    began_at: AtomicI64,
+    /// When the feed was last whole.
     confirmed_at: AtomicI64,
+    /// Whether it has not been heard to be broken since.
+    is_open: AtomicBool,
     /// The same of past epochs, the last one at the back.
     past: Mutex<VecDeque<i64>>,
 }
@@ -35,18 +40,25 @@ impl Feed {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The feed is whole at `now`.
-    pub(super) fn confirm(&self, now: Timestamp) {
-        self.confirmed_at.store(now.as_microsecond(), Ordering::Release);
+    /// The feed was whole at that time.
+    pub(super) fn confirm(&self, as_of: i64) {
+        self.confirmed_at.store(as_of, Ordering::Release);
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// The feed broke.
+    pub(super) fn lost(&self) {
+        self.is_open.store(false, Ordering::Release);
     }
 
     /// Something may have been missed: nothing that is known counts any more, until it is read or told again.
-    pub(super) fn begin_again(&self) {
+    pub(super) fn begin_again(&self, now: Timestamp) {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         if past.len() == EPOCHS {
             past.pop_front();
         }
         past.push_back(self.confirmed_at.load(Ordering::Acquire));
+        self.began_at.store(now.as_microsecond(), Ordering::Release);
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
@@ -55,15 +67,29 @@ impl Feed {
         entry.epoch == self.epoch()
     }
 
+    /// Whether the feed tells of what changed after that time.
+    pub(super) fn has_begun_at(&self, time: i64) -> bool {
+        self.began_at.load(Ordering::Acquire) <= time
+    }
+
     /// Whether the feed would have told of a change until shortly before `now`.
-    pub(super) fn vouches_for<T>(&self, entry: &Entry<T>, now: Timestamp, refresh: i64) -> bool {
+    pub(super) fn vouches_for<T>(
+        &self,
+        entry: &Entry<T>,
+        now: Timestamp,
+        refresh: i64,
+        silence: i64,
+    ) -> bool {
         let confirmed_at = self.confirmed_at.load(Ordering::Acquire);
-        entry.is_good() && self.knows(entry) && lies_ahead(confirmed_at.saturating_add(refresh), now, refresh)
+        let at_most = if self.is_open.load(Ordering::Acquire) { silence } else { refresh };
+        entry.is_covered()
+            && self.knows(entry)
+            && lies_ahead(confirmed_at.saturating_add(at_most), now, at_most)
     }
 
     /// When what the entry says was last known to be so: when it was read, or when the feed was whole after that.
     pub(super) fn read_at<T>(&self, entry: &Entry<T>) -> i64 {
-        if !entry.is_good() {
+        if !entry.is_covered() {
             return entry.read_at;
         }
         // In this order: an epoch that ends in between must not lend its successor's time to the entry.

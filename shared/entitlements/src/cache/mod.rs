@@ -21,9 +21,9 @@
 //! Reads and updates are numbered in the order in which they begin; an entry is only ever replaced by one with a
 //! higher number, so a slow read never undoes an update that overtook it.
 //!
-//! Whoever follows a change feed tells the cache of every change ([`TenantCache::update`]), that the feed is whole
-//! ([`TenantCache::confirm`]), and that something may have been missed ([`TenantCache::invalidate_all`]). While the feed
-//! is whole, nothing that it covers is read again.
+//! Whoever follows a change feed tells the cache of every change ([`TenantCache::update`]), how far the feed is whole
+//! ([`TenantCache::confirm`]), that it broke ([`TenantCache::lost`]), and that something may have been missed
+//! ([`TenantCache::invalidate_all`]). While the feed is whole, nothing that it covers is read again.
 
 mod counts;
 mod entry;
@@ -47,7 +47,7 @@ use pulse_kernel::{Clock, OrgId};
 use quick_cache::{DefaultHashBuilder, UnitWeighter, sync::Cache};
 use tokio::sync::watch;
 
-pub use self::facts::{Facts, ReadError, Told};
+pub use self::facts::{Facts, ReadError, Reading, Told};
 use self::{
     counts::Counts,
     entry::{Entry, MUST_ASK, micros},
@@ -60,6 +60,9 @@ use self::{
 pub struct CacheConfig {
     /// How long an answer is served without asking the store again.
     pub refresh: Duration,
+    /// How long a feed that was not said to be [lost](TenantCache::lost) vouches for what is known after it was last whole; no
+    /// less than `refresh`. So long may a change go unheard of when a feed goes silent.
+    pub silence: Duration,
     /// How long the last known state is served while the store fails, counted from when the store last confirmed it.
     pub max_stale: Duration,
     /// A read that takes longer has failed.
@@ -76,6 +79,7 @@ impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             refresh: Duration::from_mins(1),
+            silence: Duration::from_secs(15),
             max_stale: Duration::from_hours(1),
             read_timeout: Duration::from_secs(2),
             retry: Duration::from_secs(1),
@@ -165,7 +169,11 @@ impl<F: Facts> TenantCache<F> {
             DefaultHashBuilder::default(),
             Evicted,
         );
-        let config = CacheConfig { retry: config.retry.min(config.refresh), ..config };
+        let config = CacheConfig {
+            retry: config.retry.min(config.refresh),
+            silence: config.silence.max(config.refresh),
+            ..config
+        };
         let writing = Mutex::new(Writing { reads: HashMap::new(), sequence: 0 });
         let (feed, counts) = (Feed::default(), Arc::default());
         Self(Arc::new(Inner { facts, store, clock, config, cache, remembered, feed, counts, writing }))
@@ -231,14 +239,21 @@ impl<F: Facts> TenantCache<F> {
     pub fn invalidate_all(&self) {
         let mut writing = self.0.writing();
         writing.reads.clear();
-        self.0.feed.begin_again();
+        self.0.feed.begin_again(self.0.clock.now());
     }
 
-    /// The feed is whole: every change of any tenant until now has been told. Counts as if everything that is known since
-    /// the last [`invalidate_all`](Self::invalidate_all) had been read now.
-    pub fn confirm(&self) {
+    /// The feed is whole: every change of any tenant that was committed longer ago than `age` has been told. Counts as if
+    /// everything that is known since the last [`invalidate_all`](Self::invalidate_all) had been read then.
+    pub fn confirm(&self, age: Duration) {
         let _writing = self.0.writing();
-        self.0.feed.confirm(self.0.clock.now());
+        let now = self.0.clock.now();
+        self.0.feed.confirm(now.as_microsecond().saturating_sub(micros(age)));
+    }
+
+    /// The feed broke: until it is whole again, what is known counts for no longer than the refresh age after it last was.
+    pub fn lost(&self) {
+        let _writing = self.0.writing();
+        self.0.feed.lost();
     }
 
     /// Tells what is counted through `meter`, as `pulse_tenant_cache_…{cache="<name>"}`. Once a cache.
@@ -298,8 +313,8 @@ impl<F: Facts> Inner<F> {
 
     /// Whether the store need not be asked at `now`.
     fn is_settled(&self, entry: &Entry<F::Fact>, now: Timestamp) -> bool {
-        let refresh = micros(self.config.refresh);
-        self.feed.vouches_for(entry, now, refresh)
+        let (refresh, silence) = (micros(self.config.refresh), micros(self.config.silence));
+        self.feed.vouches_for(entry, now, refresh, silence)
             || (entry.is_settled(now, refresh) && self.feed.knows(entry))
     }
 
@@ -375,7 +390,7 @@ impl<F: Facts> Inner<F> {
         let read_at = read_at.as_microsecond();
         let ask_after = read_at.saturating_add(micros(refresh));
         let epoch = self.feed.epoch();
-        Entry { fact: Some(fact), read_at, ask_after, sequence, epoch, failing: false }
+        Entry { fact: Some(fact), read_at, ask_after, sequence, epoch, covered: true, failing: false }
     }
 
     /// What is known once that was told; none where what was known before stands.
@@ -397,14 +412,15 @@ impl<F: Facts> Inner<F> {
     }
 
     /// The store answered a read.
-    fn answered(&self, read: &UnderWay<F>, lookup: F::Lookup) -> Outcome<F::Fact> {
+    fn answered(&self, read: &UnderWay<F>, Reading { lookup, age }: Reading<F::Lookup>) -> Outcome<F::Fact> {
         let writing = self.writing();
         let known = self.last_known(&read.org);
         if let Some(newer) = known.as_ref().filter(|known| known.sequence > read.sequence) {
             return Outcome::Answered(newer.clone());
         }
-        let told = self.facts.learn(&read.org, lookup, read.began);
-        let Some(fact) = self.after(known.as_ref(), told, Told::ByRead) else {
+        let new = self.facts.learn(&read.org, lookup, read.began);
+        let told = if age.is_zero() { Told::ByRead } else { Told::ByMemory };
+        let Some(fact) = self.after(known.as_ref(), new, told) else {
             let message = "it told something older than is known".to_owned();
             return Outcome::Failed(self.give_up(
                 read,
@@ -414,6 +430,10 @@ impl<F: Facts> Inner<F> {
             ));
         };
         let entry = self.entry(fact, read.sequence, read.began);
+        let read_at = entry.read_at.saturating_sub(micros(age));
+        // What was so before the feed began may have changed before it did, which the feed does not tell.
+        let covered = age.is_zero() || self.feed.has_begun_at(read_at);
+        let entry = Entry { read_at, covered, ..entry };
         // A read that was overtaken by an invalidation is worth remembering, but the next answer asks again.
         let ask_after = if read.is_current(&writing) { entry.ask_after } else { MUST_ASK };
         self.keep(&read.org, Entry { ask_after, ..entry.clone() });
@@ -474,7 +494,7 @@ impl<F: Facts> UnderWay<F> {
     async fn run(self, done: watch::Sender<Option<Outcome<F::Fact>>>) {
         let Inner { facts, config, .. } = &*self.inner;
         let outcome = match tokio::time::timeout(config.read_timeout, facts.read(&self.org)).await {
-            Ok(Ok(lookup)) => self.inner.answered(&self, lookup),
+            Ok(Ok(reading)) => self.inner.answered(&self, reading),
             Ok(Err(error)) => self.inner.failed(&self, error),
             Err(_) => {
                 let message = "it did not answer in time".to_owned();

@@ -22,6 +22,8 @@ struct NumberStore {
     number: AtomicU64,
     fails: AtomicBool,
     reads: AtomicUsize,
+    /// How many seconds ago what is read was so.
+    age: AtomicU64,
     gate: Semaphore,
 }
 
@@ -30,14 +32,14 @@ impl Facts for Numbers {
     type Fact = u64;
     type Lookup = u64;
 
-    async fn read(&self, _: &OrgId) -> Result<u64, ReadError<u64>> {
+    async fn read(&self, _: &OrgId) -> Result<Reading<u64>, ReadError<u64>> {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
         let number = self.0.number.load(Ordering::SeqCst);
         let _permit = self.0.gate.acquire().await.unwrap();
         if self.0.fails.load(Ordering::SeqCst) {
             return Err(ReadError { message: "down".to_owned(), last_known: None });
         }
-        Ok(number)
+        Ok(Reading { lookup: number, age: Duration::from_secs(self.0.age.load(Ordering::SeqCst)) })
     }
 
     fn learn(&self, _: &OrgId, number: u64, _: Timestamp) -> u64 {
@@ -79,6 +81,7 @@ impl Bench {
             number: AtomicU64::new(number),
             fails: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
+            age: AtomicU64::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
         let facts = Numbers(store.clone());
@@ -122,7 +125,7 @@ async fn while_the_feed_is_whole_nothing_is_read_again_and_ages_count_from_when_
     for _ in 0..10 {
         bench.seconds(59);
         assert_eq!(bench.look().await, (Some(2), 59, 'C'));
-        bench.cache.confirm();
+        bench.cache.confirm(Duration::ZERO);
         assert_eq!(bench.look().await, (Some(2), 0, 'C'));
     }
     assert_eq!(bench.reads(), 1);
@@ -136,14 +139,14 @@ async fn what_a_broken_feed_vouched_for_counts_from_when_it_was_last_whole() {
     let bench = Bench::new(2);
     bench.look().await;
     bench.seconds(50);
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     bench.seconds(10);
     bench.fails(true);
     bench.cache.invalidate_all();
     assert_eq!(bench.look().await, (Some(2), 10, 'U'));
     // Whatever the feed says now, it does not know this tenant any more.
     bench.seconds(20);
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     assert_eq!(bench.look().await, (Some(2), 30, 'U'));
     bench.cache.invalidate_all();
     bench.seconds(5);
@@ -160,7 +163,7 @@ async fn when_something_may_have_been_missed_everything_is_read_again_and_stays_
     bench.put(4);
     bench.cache.invalidate_all();
     assert!(bench.cache.hit("acme").is_none());
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     assert!(bench.cache.hit("acme").is_none(), "not told since the feed began again");
     assert_eq!(bench.look().await, (Some(4), 0, 'R'));
     assert_eq!(bench.look().await, (Some(4), 0, 'C'));
@@ -181,7 +184,7 @@ async fn a_read_that_began_before_the_feed_began_again_is_not_relied_on() {
     bench.put(4);
     bench.store.gate.add_permits(Semaphore::MAX_PERMITS);
     assert!(matches!(slow.await, Found::Confirmed { fact: 2, .. }), "asked before");
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     assert_eq!(bench.look().await, (Some(4), 0, 'R'));
 }
 
@@ -190,14 +193,78 @@ async fn the_feed_does_not_vouch_for_what_is_to_be_asked_or_could_not_be() {
     let bench = Bench::new(2);
     bench.look().await;
     bench.cache.invalidate(&org());
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     assert!(bench.cache.hit("acme").is_none());
     bench.fails(true);
     assert_eq!(bench.look().await, (Some(2), 0, 'U'));
     bench.seconds(1);
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     assert_eq!(bench.look().await, (Some(2), 1, 'U'));
     assert_eq!(bench.reads(), 3);
+}
+
+#[tokio::test]
+async fn a_feed_vouches_through_a_short_silence_and_not_once_it_is_lost() {
+    let (refresh, silence) = (Duration::from_secs(2), Duration::from_secs(15));
+    let bench = Bench::with(2, CacheConfig { refresh, silence, ..CacheConfig::default() });
+    bench.cache.invalidate_all();
+    assert_eq!(bench.look().await, (Some(2), 0, 'R'));
+    bench.seconds(2);
+    assert_eq!(bench.look().await, (Some(2), 0, 'R'), "it was never said to be whole");
+    bench.cache.confirm(Duration::ZERO);
+    bench.seconds(14);
+    assert_eq!(bench.look().await, (Some(2), 14, 'C'));
+    bench.seconds(1);
+    assert_eq!(bench.look().await, (Some(2), 0, 'R'), "silent for too long");
+
+    bench.cache.confirm(Duration::ZERO);
+    bench.seconds(1);
+    bench.cache.lost();
+    assert_eq!(bench.look().await, (Some(2), 1, 'C'), "as good as any answer of that age");
+    bench.seconds(1);
+    assert_eq!(bench.look().await, (Some(2), 0, 'R'));
+    // It is whole again, and has told all that changed meanwhile.
+    bench.seconds(1);
+    bench.cache.confirm(Duration::ZERO);
+    bench.seconds(14);
+    assert_eq!(bench.look().await, (Some(2), 14, 'C'));
+}
+
+#[tokio::test]
+async fn a_feed_that_lags_vouches_for_no_more_than_it_has_told() {
+    let silence = Duration::from_secs(15);
+    let bench =
+        Bench::with(2, CacheConfig { refresh: Duration::from_secs(2), silence, ..CacheConfig::default() });
+    bench.cache.invalidate_all();
+    bench.look().await;
+    bench.seconds(10);
+    bench.cache.confirm(Duration::from_secs(7));
+    assert_eq!(bench.look().await, (Some(2), 7, 'C'));
+    bench.seconds(7);
+    assert_eq!(bench.look().await, (Some(2), 14, 'C'));
+    bench.cache.confirm(Duration::from_secs(15));
+    assert_eq!(bench.look().await, (Some(2), 0, 'R'));
+    bench.cache.confirm(Duration::from_secs(1));
+    assert_eq!(bench.look().await, (Some(2), 0, 'C'), "read since");
+}
+
+#[tokio::test]
+async fn the_feed_does_not_vouch_for_what_was_so_before_it_began() {
+    let bench = Bench::new(2);
+    bench.store.age.store(30, Ordering::SeqCst);
+    bench.cache.invalidate_all();
+    bench.seconds(29);
+    assert_eq!(bench.look().await, (Some(2), 30, 'R'), "somebody remembers it, from before");
+    for age in [45, 60, 75] {
+        bench.seconds(15);
+        bench.cache.confirm(Duration::ZERO);
+        assert_eq!(bench.look().await, (Some(2), age, 'C'), "it may have changed before the feed began");
+    }
+    bench.seconds(15);
+    assert_eq!(bench.look().await, (Some(2), 15, 'R'), "and this is from after that");
+    bench.seconds(30);
+    bench.cache.confirm(Duration::ZERO);
+    assert_eq!(bench.look().await, (Some(2), 0, 'C'));
 }
 
 #[tokio::test]
@@ -296,7 +363,7 @@ fn a_hit_allocates_nothing() {
     let bench = Bench::new(2);
     let org = org();
     bench.cache.update(&org, 2);
-    bench.cache.confirm();
+    bench.cache.confirm(Duration::ZERO);
     bench.seconds(30);
     let hits = Mutex::new(0);
     let allocated = allocation_counter::measure(|| {

@@ -12,7 +12,7 @@ use pulse_kernel::OrgId;
 use super::shared::Shared;
 use crate::{
     Answer, BillingStore, Entitlements, Grants, Lookup, Name, Plan, Source, SourceError, SubscriptionState,
-    cache::{Facts, ReadError, Told},
+    cache::{Facts, ReadError, Reading, Told},
     effective,
 };
 
@@ -65,11 +65,13 @@ impl Facts for Billing {
     type Fact = Fact;
     type Lookup = Lookup;
 
-    async fn read(&self, org: &OrgId) -> Result<Lookup, ReadError<Lookup>> {
-        self.store.billing_state(org).await.map_err(|error| ReadError {
-            message: error.message,
-            last_known: error.last_known.map(Lookup::Stored),
-        })
+    async fn read(&self, org: &OrgId) -> Result<Reading<Lookup>, ReadError<Lookup>> {
+        match self.store.recalled(org).await {
+            Ok((lookup, age)) => Ok(Reading { lookup, age }),
+            Err(error) => {
+                Err(ReadError { message: error.message, last_known: error.last_known.map(Lookup::Stored) })
+            }
+        }
     }
 
     fn learn(&self, org: &OrgId, lookup: Lookup, at: Timestamp) -> Fact {
@@ -89,14 +91,16 @@ impl Facts for Billing {
         }
     }
 
-    /// A store that is read is right, whatever was known. An update may be late, and what a store finds in its history
-    /// is no more than that.
+    /// A store that is read is right, whatever was known. An update, and what others remember, may be late; and what a store
+    /// finds in its history is no more than that.
     fn after(&self, known: &Fact, new: Fact, told: Told) -> Option<Fact> {
         let is_newer = match (told, &new.known, &known.known) {
-            (Told::ByUpdate, Known::Tenant(_), Known::Tenant(_)) => new.revision >= known.revision,
+            (Told::ByUpdate | Told::ByMemory, Known::Tenant(_), Known::Tenant(_)) => {
+                new.revision >= known.revision
+            }
             (Told::ByHistory, Known::Tenant(_), Known::Tenant(_)) => new.revision > known.revision,
             // Ids are never used twice: nothing comes after a purge.
-            (Told::ByUpdate | Told::ByHistory, Known::Tenant(_), Known::Purged) => false,
+            (Told::ByUpdate | Told::ByMemory | Told::ByHistory, Known::Tenant(_), Known::Purged) => false,
             _ => true,
         };
         is_newer.then_some(new)

@@ -11,7 +11,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use opentelemetry::metrics::Meter;
@@ -80,9 +80,14 @@ impl DatabaseSource {
         self.0.invalidate_all();
     }
 
-    /// Every change until now has been told; see [`TenantCache::confirm`].
-    pub fn confirm(&self) {
-        self.0.confirm();
+    /// Every change that was committed longer ago than `age` has been told; see [`TenantCache::confirm`].
+    pub fn confirm(&self, age: Duration) {
+        self.0.confirm(age);
+    }
+
+    /// Changes are not told any more; see [`TenantCache::lost`].
+    pub fn lost(&self) {
+        self.0.lost();
     }
 
     /// Tells what is counted through `meter`; see [`TenantCache::report`].

@@ -547,7 +547,7 @@ proptest! {
                 }
                 Step::Invalidate(n) => bench.source.invalidate(&orgs[n]),
                 Step::InvalidateAll => bench.source.invalidate_all(),
-                Step::Confirm => bench.source.confirm(),
+                Step::Confirm => bench.source.confirm(Duration::ZERO),
                 Step::Fail(true) => bench.fail(),
                 Step::Fail(false) => bench.repair(),
                 Step::Wait(seconds) => bench.seconds(seconds),

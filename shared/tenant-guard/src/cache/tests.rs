@@ -398,7 +398,7 @@ proptest! {
                 }
                 Step::Invalidate(n) => bench.cache.invalidate(&orgs[n]),
                 Step::InvalidateAll => bench.cache.invalidate_all(),
-                Step::Confirm => bench.cache.confirm(),
+                Step::Confirm => bench.cache.confirm(Duration::ZERO),
                 Step::Fail(now) => {
                     fails = now;
                     bench.fails(now);
