@@ -55,7 +55,7 @@ impl Default for Limits {
             kept: 4096,
             unread: 10_000,
             reads: 4,
-            heartbeat: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(5),
             patience: Duration::from_secs(30),
         }
     }
