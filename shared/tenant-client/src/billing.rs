@@ -1,5 +1,7 @@
 //! [`RemoteBilling`]: billing states from billing-state, over gRPC.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use pulse_entitlements::{BillingStore, BillingStoreError, Lookup};
 use pulse_kernel::OrgId;
@@ -48,19 +50,25 @@ impl RemoteBilling {
 #[async_trait]
 impl BillingStore for RemoteBilling {
     async fn billing_state(&self, org: &OrgId) -> Result<Lookup, BillingStoreError> {
+        Ok(self.recalled(org).await?.0)
+    }
+
+    async fn recalled(&self, org: &OrgId) -> Result<(Lookup, Duration), BillingStoreError> {
         let request = GetEntitlementsRequest { org_id: org.to_string() };
         let answer = match self.entitlements.clone().get_entitlements(request).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) if is_not_found(&status) => return Ok(Lookup::Purged),
+            Err(status) if is_not_found(&status) => return Ok((Lookup::Purged, Duration::ZERO)),
             Err(status) => return Err(error(&status)),
         };
         let (source, revision) = (answer.source(), answer.revision);
         if source == EntitlementSource::Default && revision == 0 {
-            return self.confirm_not_stored(org).await;
+            return Ok((self.confirm_not_stored(org).await?, Duration::ZERO));
         }
         let stored = convert::stored(org, &answer).map_err(BillingStoreError::new)?;
+        let age = convert::age(&answer).map_err(BillingStoreError::new)?;
         match source {
-            EntitlementSource::Fresh | EntitlementSource::Cached => Ok(Lookup::Stored(Box::new(stored))),
+            EntitlementSource::Fresh => Ok((Lookup::Stored(Box::new(stored)), Duration::ZERO)),
+            EntitlementSource::Cached => Ok((Lookup::Stored(Box::new(stored)), age)),
             EntitlementSource::Stale | EntitlementSource::Default => Err(BillingStoreError {
                 message: "billing-state answers without its store".to_owned(),
                 last_known: Some(Box::new(stored)),

@@ -6,6 +6,7 @@
 //! | here | [`TenantClient`]: both sources, each with its cache, and the guard over them |
 //! | [`billing`] | [`RemoteBilling`]: billing states from billing-state |
 //! | [`status`] | [`RemoteStatus`]: the status of organizations from lifecycle |
+//! | [`mod@follow`] | what keeps the caches told of every change, and what holds while it cannot |
 //! | [`settings`] | [`TenantSettings`]: what programs that have a client take |
 //! | [`gateway`] | what gateways ask and are told, with the names of the headers |
 //! | `convert` | protobuf to domain types |
@@ -36,6 +37,7 @@
 
 pub mod billing;
 mod convert;
+pub mod follow;
 pub mod gateway;
 pub mod settings;
 pub mod status;
@@ -46,32 +48,40 @@ use opentelemetry::metrics::Meter;
 use pulse_entitlements::{Catalog, DatabaseSource, cache::CacheConfig};
 use pulse_kernel::{Clock, Reason};
 use pulse_rpc::{Channel, from_status};
+use pulse_runtime::Shutdown;
 use pulse_tenant_guard::{Guard, StatusCache};
 use tonic::Status;
 
 use crate::gateway::Gatekeeper;
 pub use billing::RemoteBilling;
+pub use follow::Following;
 pub use settings::TenantSettings;
 pub use status::RemoteStatus;
 
-/// How long an answer is used without asking again, and so how long a change may go unheard of.
+/// How long an answer is used without asking again while changes are not told, and so how long one may go unheard of then.
 const REFRESH: Duration = Duration::from_secs(2);
+
+/// How long one may go unheard of when a stream of changes goes silent: three heartbeats.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// What tenants may do, from lifecycle and billing-state. Cheap to clone; clones share what is remembered.
 ///
-/// Each tenant is asked about when it is needed, and again when the answer has come of age. Whoever hears of changes passes
-/// them to the two sources, which then need not ask.
+/// Each tenant is asked about when it is needed, and again when the answer has come of age. Who [follows](Self::follow) is told
+/// of every change, and then need not ask again.
 #[derive(Debug, Clone)]
 pub struct TenantClient {
     statuses: StatusCache,
     entitlements: DatabaseSource,
+    lifecycle: Channel,
+    billing_state: Channel,
+    clock: Arc<dyn Clock>,
 }
 
 impl TenantClient {
-    /// The usual settings of both caches: what was said within the last two seconds counts, and while nobody answers
-    /// what was said within the last hour.
+    /// The usual settings of both caches: what was said within the last two seconds counts; while changes are told, what was
+    /// confirmed within the last 15; and while nobody answers what was said within the last hour.
     pub fn config() -> CacheConfig {
-        CacheConfig { refresh: REFRESH, ..CacheConfig::default() }
+        CacheConfig { refresh: REFRESH, silence: SILENCE, ..CacheConfig::default() }
     }
 
     /// A client over channels to the two services, with nothing known yet. `catalog` says what a trial grants, and should
@@ -83,11 +93,23 @@ impl TenantClient {
         config: CacheConfig,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (statuses, billing) = (RemoteStatus::new(lifecycle), RemoteBilling::new(billing_state));
+        let statuses = RemoteStatus::new(lifecycle.clone());
+        let billing = RemoteBilling::new(billing_state.clone());
         Self {
             statuses: StatusCache::new(Arc::new(statuses), config, Arc::clone(&clock)),
-            entitlements: DatabaseSource::new(Arc::new(billing), catalog, config, clock),
+            entitlements: DatabaseSource::new(Arc::new(billing), catalog, config, Arc::clone(&clock)),
+            lifecycle,
+            billing_state,
+            clock,
         }
+    }
+
+    /// Has both caches told of every change from now on, in the background, until the process is told to stop. Once a client;
+    /// see [`mod@follow`] for what that is worth. Must be called within a tokio runtime.
+    pub fn follow(&self, shutdown: &Shutdown) -> Following {
+        let Self { statuses, entitlements, lifecycle, billing_state, clock } = self.clone();
+        let organizations = follow::follow_organizations(lifecycle, statuses, Arc::clone(&clock), shutdown);
+        organizations.and(follow::follow_billing_states(billing_state, entitlements, clock, shutdown))
     }
 
     /// Who decides from what is known here. It takes what is last known for good enough while a service does not answer; see
