@@ -1,181 +1,22 @@
 //! Requests decided before they are passed on: with a real nginx and a real Caddy, as `deploy` has them, in front of an upstream
 //! that says what it was told.
 
-use std::{fs, net::SocketAddr, path::Path, process::Stdio};
-
 use pulse_testkit::{
     eventually,
-    ports::Port,
-    system::{Answer, Plan, Service, System, tools::repository},
+    system::{Plan, Service, System},
 };
-use reqwest::{Method, header::HOST};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command},
-    task::JoinHandle,
-};
 
-use crate::{PASSWORD, SOON};
+use crate::{
+    PASSWORD, SOON,
+    gateway::{Gateway, got, refused},
+};
 
 in_every_shape!(
     nginx_refuses_a_suspended_tenant_and_lets_it_back_in,
     nginx_lets_in_by_capability_and_limit_as_billing_changes,
     nginx_tells_the_application_what_is_true_and_nothing_that_a_client_says,
 );
-
-/// A gateway with the configuration that the documents recommend, and the application behind it.
-struct Gateway {
-    addr: SocketAddr,
-    upstream: JoinHandle<()>,
-    #[expect(dead_code, reason = "held, not used: the gateway ends with it")]
-    program: Child,
-    #[expect(dead_code, reason = "held, not used: the port is free again with it")]
-    port: Port,
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.upstream.abort();
-    }
-}
-
-impl Gateway {
-    async fn nginx(system: &System) -> Self {
-        let nginx = ["/usr/sbin/nginx", "-e", "stderr", "-p", ".", "-c", "nginx.conf"];
-        let one_process = ["-g", "daemon off; master_process off;"];
-        // Where this user may write.
-        let prepare = |text: String| text.replace("\nhttp {", &format!("\nhttp {{{}", temporary_paths()));
-        Self::start(system, "nginx", prepare, &[&nginx[..], &one_process].concat()).await
-    }
-
-    async fn caddy(system: &System) -> Self {
-        let caddy = ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"];
-        let prepare = |text: String| text.replace(":8000 {", ":{port} {");
-        Self::start(system, "caddy", prepare, &caddy).await
-    }
-
-    /// Starts a gateway with the files that are recommended for it, in which only addresses are replaced.
-    async fn start(
-        system: &System,
-        name: &str,
-        prepare: impl Fn(String) -> String,
-        command: &[&str],
-    ) -> Self {
-        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = Port::reserve();
-        let folder = system.folder().join(name);
-        fs::create_dir(&folder).unwrap();
-        for file in fs::read_dir(repository().join("deploy").join(name)).unwrap() {
-            let file = file.unwrap();
-            let text = prepare(fs::read_to_string(file.path()).unwrap());
-            let text = system
-                .with_my_addresses(&text)
-                .replace("127.0.0.1:8000", &port.addr().to_string())
-                .replace("{port}", &port.addr().port().to_string())
-                .replace("127.0.0.1:3000", &application.local_addr().unwrap().to_string());
-            fs::write(folder.join(file.file_name()), text).unwrap();
-        }
-        let program = run(command, &folder);
-        let upstream = tokio::spawn(serve(application));
-        eventually(SOON, async || {
-            let connected = TcpStream::connect(port.addr()).await;
-            connected.map_err(|_| fs::read_to_string(folder.join("log")).unwrap())
-        })
-        .await;
-        Self { addr: port.addr(), upstream, program, port }
-    }
-
-    /// What a client gets that asks for `path` at the tenant's host name, with these headers of its own.
-    async fn ask(&self, system: &System, tenant: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let request =
-            system.visitor().at(self.addr).request(Method::POST, path).body("a body of the client's");
-        let request = request.header(HOST, format!("{tenant}.app.example.com"));
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        Answer::to(request).await.unwrap()
-    }
-
-    /// Asks until it is let in.
-    async fn until_let_in(&self, system: &System, tenant: &str, path: &str) {
-        eventually(SOON, async || {
-            let answer = self.ask(system, tenant, path, &[]).await;
-            if answer.status == 200 { Ok(()) } else { Err(answer.to_string()) }
-        })
-        .await;
-    }
-
-    /// Asks until it is refused for that reason. Replicas hear of a change one after the other.
-    async fn until_refused(&self, system: &System, tenant: &str, path: &str, code: &str) {
-        let answer = eventually(SOON, async || {
-            let answer = self.ask(system, tenant, path, &[]).await;
-            let is_that = answer.status == 403 && answer.json()["code"] == code;
-            if is_that { Ok(answer) } else { Err(answer.to_string()) }
-        })
-        .await;
-        refused(answer, 403, code);
-    }
-}
-
-/// Starts a program that ends with the test.
-fn run(command: &[&str], folder: &Path) -> Child {
-    let log = fs::File::create(folder.join("log")).unwrap();
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .args(command)
-        .current_dir(folder)
-        .env("HOME", folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-fn temporary_paths() -> String {
-    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    kinds.map(|kind| format!("\n    {kind}_temp_path {kind};")).concat()
-}
-
-/// An application that answers every request with the head that it got.
-async fn serve(listener: TcpListener) {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(echo(stream));
-    }
-}
-
-async fn echo(mut stream: TcpStream) {
-    let mut got = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-        got.extend_from_slice(&buffer[..read]);
-        if let Some(end) = got.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            let head = got[..end].to_ascii_lowercase();
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", head.len());
-            let _ = stream.write_all(&[answer.as_bytes(), &head].concat()).await;
-            return;
-        }
-    }
-}
-
-/// The values of a header that the application got.
-fn got(answer: &Answer, name: &str) -> Vec<String> {
-    let head = String::from_utf8(answer.body.clone()).unwrap();
-    let values = head.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    values.map(str::to_owned).collect()
-}
-
-#[track_caller]
-fn refused(answer: Answer, status: u16, code: &str) {
-    let answer = answer.expect(status);
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer}");
-    let problem = answer.json();
-    assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{answer}");
-    assert_eq!(problem["type"], format!("urn:pulse:problem:{code}"), "{answer}");
-}
 
 async fn nginx_refuses_a_suspended_tenant_and_lets_it_back_in(plan: Plan) {
     let system = plan.start().await;

@@ -14,12 +14,15 @@
 //! | `outage` | PostgreSQL cut off, gone silent, stopped and killed under load |
 //! | `forward_auth` | decisions for a real nginx and a real Caddy, whatever a client says and while services are away |
 //! | `guarded_service` | an application's service with the guard in front, over REST and gRPC, and while services are away |
+//! | `envoy` | the same for a real Envoy, over HTTP and gRPC |
 //! | `openfeature` | entitlements as flags, for a stock OpenFeature SDK |
 //! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |
 //! | `telemetry` | metrics, and what no log and no file may hold |
 //! | `grpc_clients` | grpcurl and a client in Python |
 //! | `documents` | the README's commands, the OpenAPI document |
+//!
+//! `gateway` is what the two about gateways have in common.
 //!
 //! Most scenarios run three times: against the five services in one process, against five processes, and against two replicas
 //! of every service over PostgreSQL.
@@ -50,8 +53,10 @@ mod billing;
 mod billing_files;
 mod crash;
 mod documents;
+mod envoy;
 mod first_start;
 mod forward_auth;
+mod gateway;
 mod grpc_clients;
 mod guarded_service;
 mod hosted_mode;

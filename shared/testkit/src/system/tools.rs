@@ -50,11 +50,11 @@ pub fn repository() -> PathBuf {
     Path::new(&package).ancestors().nth(2).expect("packages are two folders down").to_owned()
 }
 
-/// The programs of the virtual environment that `cargo xtask test` makes.
+/// The folder with the programs of the virtual environment that `cargo xtask test` makes.
 ///
 /// # Panics
 /// When it has not been made.
-fn python_programs() -> PathBuf {
+pub fn python_programs() -> PathBuf {
     let folder = repository().join(".cache/python/bin");
     assert!(
         folder.join("grpcurl").exists(),
