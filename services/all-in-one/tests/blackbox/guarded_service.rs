@@ -42,7 +42,6 @@ struct Hosts {
     program: Program,
     rest: Port,
     grpc: Port,
-    #[expect(dead_code, reason = "held, not used: the port is free again with it")]
     metrics: Port,
 }
 
@@ -65,7 +64,20 @@ impl Hosts {
             live.map(|answer| answer.expect(200)).map_err(|error| error.to_string())
         })
         .await;
+        hosts.until_told(system).await;
         hosts
+    }
+
+    /// Waits until it is told of changes, and so need not ask again about a tenant that it knows.
+    async fn until_told(&self, system: &System) {
+        eventually(SOON, async || {
+            let metrics = system.visitor().at(self.metrics.addr()).get("/metrics").await.unwrap().expect(200);
+            let text = String::from_utf8(metrics.body).unwrap();
+            let feeds = text.lines().filter(|line| line.starts_with("pulse_tenant_feed_connected{"));
+            let feeds: Vec<&str> = feeds.collect();
+            if feeds.len() == 2 && feeds.iter().all(|line| line.ends_with(" 1")) { Ok(()) } else { Err(text) }
+        })
+        .await;
     }
 
     /// What REST answers, for a tenant and with an operator's token or none.
@@ -130,7 +142,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Asks until both surfaces let the tenant in. Changes are heard of within seconds.
+    /// Asks until both surfaces let the tenant in. It may have been told nothing yet.
     async fn until_let_in(&self, system: &System, org_id: &str, what: What<'_>) {
         eventually(SOON, async || self.lets_in(system, org_id, what).await).await;
     }
@@ -258,6 +270,7 @@ async fn without_the_services_behind_what_is_lenient_goes_on_and_what_is_closed_
 
     system.start_again().await;
     hosts.until_let_in(&system, org_id, What::Export).await;
+    hosts.until_told(&system).await;
     let _ = system.admin().unsuspend(suspended).await.expect(200);
     hosts.until_let_in(&system, suspended, What::Export).await;
     assert_eq!(hosts.program.stop().await, Some(0), "it stops in order");

@@ -1,12 +1,10 @@
 //! The settings: flags, and environment variables of the same names.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use http::Uri;
-use pulse_runtime::{
-    CommonSettings, SettingError,
-    settings::{http_url, positive_duration},
-};
+use pulse_runtime::{CommonSettings, SettingError, settings::http_url};
+use pulse_tenant_client::TenantSettings;
 
 /// The setting of the REST listener.
 pub(crate) const REST_ADDR: &str = "ACME_HOSTS_REST_ADDR";
@@ -49,15 +47,9 @@ pub struct Config {
     )]
     pub billing_state_url: Uri,
 
-    /// How long what is last known of a tenant counts while lifecycle or billing-state does not answer.
-    #[arg(
-        long,
-        env = "PULSE_ENTITLEMENT_MAX_STALE",
-        value_name = "DURATION",
-        default_value = "1h",
-        value_parser = positive_duration
-    )]
-    pub entitlement_max_stale: Duration,
+    /// What is remembered of tenants.
+    #[command(flatten)]
+    pub tenants: TenantSettings,
 }
 
 impl Config {

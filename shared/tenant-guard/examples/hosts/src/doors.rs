@@ -10,10 +10,10 @@
 use std::sync::Arc;
 
 use http::{Method, header::AUTHORIZATION};
-use pulse_entitlements::{Catalog, Name, cache::CacheConfig};
+use pulse_entitlements::Name;
 use pulse_kernel::SystemClock;
 use pulse_rpc::{OperatorTokens, Role};
-use pulse_runtime::telemetry::meter;
+use pulse_runtime::{Shutdown, telemetry::meter};
 use pulse_tenant_client::TenantClient;
 use pulse_tenant_guard::{
     Guard, OnOutage, OutagePolicy, Requirement,
@@ -32,13 +32,13 @@ const ADD: Requirement<'_> = Requirement::limit(MONITORED_HOSTS, 1);
 const ALERT: Requirement<'_> = Requirement::capability("alerting");
 const EXPORT: Requirement<'_> = Requirement::capability(INTEGRATIONS);
 
-/// Who decides: from what lifecycle and billing-state say of a tenant, remembered.
-pub(crate) fn guard(config: &Config) -> anyhow::Result<Guard> {
+/// Who decides: from what lifecycle and billing-state say of a tenant, remembered, and told of every change.
+pub(crate) fn guard(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Guard> {
     let lifecycle = pulse_rpc::channel(&config.lifecycle_url.to_string())?;
     let billing_state = pulse_rpc::channel(&config.billing_state_url.to_string())?;
-    let cache = CacheConfig { max_stale: config.entitlement_max_stale, ..TenantClient::config() };
-    let (catalog, clock) = (Catalog::built_in(), Arc::new(SystemClock));
-    let client = TenantClient::new(lifecycle, billing_state, &catalog, cache, clock);
+    let (catalog, cache) = (config.tenants.catalog()?, config.tenants.cache());
+    let client = TenantClient::new(lifecycle, billing_state, &catalog, cache, Arc::new(SystemClock));
+    client.follow(shutdown);
     client.report(&meter("acme-hosts"));
     let policy = OutagePolicy::new(OnOutage::Allow).with(Name::parse(INTEGRATIONS)?, OnOutage::Deny);
     Ok(client.guard().with_policy(policy))

@@ -43,11 +43,11 @@ use crate::hosts::Hosts;
 /// flight goes on.
 ///
 /// # Errors
-/// When an address is taken, a service's URL is none, or the operators' tokens cannot be read.
+/// When an address is taken, a service's URL is none, or the plans or the operators' tokens cannot be read.
 pub async fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let rest_listener = bind(config::REST_ADDR, config.rest_addr).await?;
     let grpc_listener = bind(config::GRPC_ADDR, config.grpc_addr).await?;
-    let guard = doors::guard(config)?;
+    let guard = doors::guard(config, shutdown)?;
     let tokens_file = config.common.admin_tokens_file.as_deref();
     let operators = tokens_file.map(|path| OperatorTokens::watch(path, shutdown)).transpose()?;
     let hosts = Hosts::new(guard.clone());
