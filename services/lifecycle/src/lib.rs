@@ -32,7 +32,7 @@ use pulse_proto::lifecycle::v1::{
 };
 use pulse_rpc::{GrpcServer, Limits, OperatorTokens, server::MAX_MESSAGE_BYTES};
 use pulse_runtime::{Readiness, Service, Shutdown, telemetry::meter};
-use pulse_tenant_client::{RemoteBilling, gateway::Gatekeeper};
+use pulse_tenant_client::{RemoteBilling, follow::follow_billing_states, gateway::Gatekeeper};
 use pulse_tenant_guard::StatusCache;
 use tokio::net::TcpListener;
 
@@ -94,7 +94,7 @@ pub async fn serve_at(
 ) -> anyhow::Result<()> {
     let cache = config.tenants.cache();
     let organizations = Organizations::new(Arc::clone(&store), Arc::clone(&clock), &OsEntropy, cache).await?;
-    let gatekeeper = gatekeeper(&config, organizations.statuses(), clock)?;
+    let gatekeeper = gatekeeper(&config, organizations.statuses(), clock, &shutdown)?;
     let settings = config.lifecycle;
     organizations.follow(&shutdown);
     let reaper = Reaper::new(
@@ -137,15 +137,23 @@ pub async fn serve_at(
     Ok(outcome?)
 }
 
-/// Who decides about tenants: by statuses that are at hand here, and by what billing-state says they may use.
-fn gatekeeper(config: &Config, statuses: &StatusCache, clock: Arc<dyn Clock>) -> anyhow::Result<Gatekeeper> {
+/// Who decides about tenants: by statuses that are at hand here, and by what billing-state says they may use, which it tells of
+/// every change.
+fn gatekeeper(
+    config: &Config,
+    statuses: &StatusCache,
+    clock: Arc<dyn Clock>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Gatekeeper> {
     let billing_state = pulse_rpc::channel(&config.endpoints.url(Service::BillingState).to_string())?;
-    let billing = Arc::new(RemoteBilling::new(billing_state));
-    let entitlements =
-        DatabaseSource::new(billing, &config.tenants.catalog()?, config.tenants.cache(), clock);
+    let (catalog, cache) = (config.tenants.catalog()?, config.tenants.cache());
+    let billing = Arc::new(RemoteBilling::new(billing_state.clone()));
+    let entitlements = DatabaseSource::new(billing, &catalog, cache, Arc::clone(&clock));
     let meter = meter("pulse-lifecycle");
     statuses.report(&meter, "lifecycle_statuses");
     entitlements.report(&meter, "lifecycle_entitlements");
+    // Whether it does is told by metrics; what is not heard of is asked for.
+    let _ = follow_billing_states(billing_state, entitlements.clone(), clock, shutdown);
     Ok(Gatekeeper::new(Arc::new(statuses.clone()), Arc::new(entitlements)))
 }
 

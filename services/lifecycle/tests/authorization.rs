@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,14 +20,20 @@ use pulse_envoy_api::envoy::service::auth::v3::{
     AttributeContext, CheckRequest, attribute_context as context, authorization_client::AuthorizationClient,
     check_response::HttpResponse,
 };
-use pulse_proto::billing::v1::{
-    EntitlementSource, GetEntitlementsRequest, GetEntitlementsResponse, SubscriptionState,
-    WatchBillingStatesRequest,
-    entitlement_service_server::{EntitlementService, EntitlementServiceServer},
+use pulse_proto::{
+    billing::v1::{
+        BillingState, BillingStateChange, EntitlementSource, GetEntitlementsRequest, GetEntitlementsResponse,
+        SubscriptionState, WatchBillingStatesRequest, WatchBillingStatesResponse,
+        billing_state_change::Now,
+        entitlement_service_server::{EntitlementService, EntitlementServiceServer},
+        watch_billing_states_response::Event,
+    },
+    watch::v1::Synced,
 };
 use pulse_testkit::eventually;
 use serde_json::Value;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -39,7 +45,11 @@ use self::support::{Lifecycle, WAIT};
 #[derive(Debug, Clone, Default)]
 struct Billing {
     is_away: Arc<AtomicBool>,
+    /// Who is to be told of changes.
+    watcher: Arc<Mutex<Option<mpsc::Sender<Told>>>>,
 }
+
+type Told = Result<WatchBillingStatesResponse, Status>;
 
 impl Billing {
     async fn serve(&self) -> SocketAddr {
@@ -49,6 +59,16 @@ impl Billing {
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         addr
     }
+
+    /// Tells whoever watches, once somebody does.
+    async fn tell(&self, event: Event) {
+        let watcher = eventually(WAIT, async || self.watcher.lock().unwrap().clone()).await;
+        watcher.send(Ok(told(event))).await.unwrap();
+    }
+}
+
+fn told(event: Event) -> WatchBillingStatesResponse {
+    WatchBillingStatesResponse { event: Some(event), resume_token: "after".into() }
 }
 
 #[tonic::async_trait]
@@ -72,14 +92,16 @@ impl EntitlementService for Billing {
         }))
     }
 
-    type WatchBillingStatesStream =
-        tokio_stream::Empty<Result<pulse_proto::billing::v1::WatchBillingStatesResponse, Status>>;
+    type WatchBillingStatesStream = ReceiverStream<Told>;
 
     async fn watch_billing_states(
         &self,
         _: Request<WatchBillingStatesRequest>,
     ) -> Result<Response<Self::WatchBillingStatesStream>, Status> {
-        Err(Status::unimplemented("not here"))
+        let (watcher, stream) = mpsc::channel(8);
+        watcher.send(Ok(told(Event::Synced(Synced {})))).await.unwrap();
+        self.watcher.lock().unwrap().replace(watcher);
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
@@ -93,10 +115,10 @@ async fn hosted(billing: &Billing) -> Lifecycle {
     start(billing, &["--hosted-mode", "true"]).await
 }
 
-/// What a gateway is told: the trusted headers of a request that goes on, or the status and the code of the problem.
-type Told = Result<HashMap<String, String>, (u16, String)>;
+/// The trusted headers of a request that goes on, or the status and the code of the problem.
+type Decided = Result<HashMap<String, String>, (u16, String)>;
 
-async fn ask(lifecycle: &Lifecycle, org_id: &str, route: &[(&str, &str)]) -> Told {
+async fn ask(lifecycle: &Lifecycle, org_id: &str, route: &[(&str, &str)]) -> Decided {
     let headers = HashMap::from([("x-pulse-org-id".to_owned(), org_id.to_owned())]);
     let http = context::HttpRequest { headers, ..context::HttpRequest::default() };
     let extensions = route.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -123,8 +145,8 @@ async fn ask(lifecycle: &Lifecycle, org_id: &str, route: &[(&str, &str)]) -> Tol
     }
 }
 
-fn refused(told: &Told, status: u16, code: &str) {
-    assert_eq!(told, &Err((status, code.to_owned())));
+fn refused(decided: &Decided, status: u16, code: &str) {
+    assert_eq!(decided, &Err((status, code.to_owned())));
 }
 
 #[tokio::test]
@@ -166,6 +188,30 @@ async fn who_is_suspended_is_refused_from_the_moment_that_the_operator_is_answer
     refused(&ask(&lifecycle, "acme", &[]).await, 403, "org_pending_deletion");
     lifecycle.restore("admin", "acme").await.unwrap();
     assert!(ask(&lifecycle, "acme", &[]).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_billing_state_tells_of_counts_without_asking() {
+    let billing = Billing::default();
+    let lifecycle = hosted(&billing).await;
+    lifecycle.active("acme").await;
+    let alerting = [("capability", "alerting")];
+    assert!(ask(&lifecycle, "acme", &alerting).await.is_ok());
+    // Nobody who asks would learn of it.
+    billing.is_away.store(true, Ordering::SeqCst);
+    let expired = BillingState {
+        org_id: "acme".into(),
+        subscription_state: SubscriptionState::Expired.into(),
+        plan_version: "pro".into(),
+        ..BillingState::default()
+    };
+    let change =
+        BillingStateChange { org_id: "acme".into(), revision: 2, now: Some(Now::BillingState(expired)) };
+    billing.tell(Event::Changed(change)).await;
+    let inactive = Err((403, "subscription_inactive".to_owned()));
+    eventually(WAIT, async || ask(&lifecycle, "acme", &alerting).await == inactive).await;
+    let headers = ask(&lifecycle, "acme", &[]).await.unwrap();
+    assert_eq!(headers["x-pulse-subscription-state"], "expired", "who has to pay gets in");
 }
 
 #[tokio::test]
