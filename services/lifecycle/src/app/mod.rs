@@ -121,6 +121,7 @@ impl Organizations {
         };
         let others = self.store.follow(shutdown, Box::new(on));
         self.watch.run(shutdown, others);
+        self.keep_statuses(shutdown);
         let outdated = Arc::clone(&self.outdated);
         let this = self.clone();
         let refresh = move || {

@@ -1,13 +1,35 @@
 //! What is known of the status of organizations, for decisions that are made here.
+//!
+//! A change that was made here counts before its caller is answered. It may still be told after a later one that another
+//! replica made; what watchers are told is read in order, and so decides.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use pulse_kernel::OrgId;
+use pulse_rpc::watch::{Event, Messages, Now, WatchRequest};
+use pulse_runtime::Shutdown;
 use pulse_tenant_guard::{OrganizationStatus, StatusCache, StatusLookup, StatusStore, StatusStoreError};
 
-use super::{Organizations, watch::Stored};
+use super::{
+    Organizations,
+    watch::{Standing, Stored, Watch},
+};
 use crate::{domain::StatusKind, store::Found};
 
+/// When a stream that ended is begun again.
+const AGAIN: Duration = Duration::from_millis(100);
+
 impl Organizations {
+    /// Lets decisions go by what watchers are told, until the process is told to stop.
+    pub(super) fn keep_statuses(&self, shutdown: &Shutdown) {
+        let (watch, statuses, draining) = (self.watch.clone(), self.statuses.clone(), shutdown.draining());
+        shutdown.spawn("statuses", async move {
+            tokio::select! { () = keep(&watch, &statuses) => {}, () = draining => {} }
+        });
+    }
+
     /// What is known of their statuses: what this process has changed, and what others have as soon as that is heard of.
     pub(crate) fn statuses(&self) -> &StatusCache {
         &self.statuses
@@ -20,6 +42,36 @@ impl Organizations {
             self.statuses.update(id, lookup, version);
         } else {
             self.statuses.invalidate(id);
+        }
+    }
+}
+
+/// Never ends by itself.
+async fn keep(watch: &Watch, statuses: &StatusCache) {
+    loop {
+        match watch.watch(WatchRequest::changes()) {
+            Ok(messages) => hear(messages, statuses).await,
+            Err(error) => tracing::debug!(%error, "decisions ask the store: there are too many watchers"),
+        }
+        statuses.lost();
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Tells `statuses` what is said, for as long as anything is.
+async fn hear(mut messages: Messages<Standing>, statuses: &StatusCache) {
+    while let Some(Ok(message)) = messages.next().await {
+        match message.event {
+            Event::Changed(change) => match &change.now {
+                Now::State { version, state } => {
+                    statuses.update(&change.org, StatusLookup::Status(state.status.into()), *version);
+                }
+                Now::Gone => statuses.update(&change.org, StatusLookup::Purged, 0),
+                Now::Unreadable => statuses.invalidate(&change.org),
+            },
+            // What was known before the stream began may have changed before it did.
+            Event::Synced | Event::Reset(_) => statuses.invalidate_all(),
+            Event::Heartbeat(heartbeat) => statuses.confirm(heartbeat.age),
         }
     }
 }

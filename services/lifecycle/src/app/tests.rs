@@ -13,7 +13,7 @@ use pulse_testkit::{ManualClock, SeededEntropy, eventually};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Organizations,
+    Organizations, on_behalf_of,
     operations::Order,
     reaper::{Reaped, Reaper},
     refresh_whenever,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::{Note, Organization, Owner, Retention, Status, StatusKind},
     error::LifecycleError,
-    store::{Lease, MemoryStore, Store, memory::Fault},
+    store::{Found, Lease, MemoryStore, Store, memory::Fault},
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -139,6 +139,25 @@ async fn a_decision_goes_by_a_change_before_its_caller_is_answered() {
         world.organizations.abandon(&org("late")).await.unwrap();
         assert_eq!(known(&world, "late"), Err(StatusError::NotFound));
     }
+}
+
+#[tokio::test]
+async fn a_decision_goes_by_the_later_change_although_the_earlier_one_is_told_after_it() {
+    let world = World::new().await;
+    let shutdown = Shutdown::new();
+    world.organizations.follow(&shutdown);
+    let active = world.active("acme").await;
+    let earlier = Found::Organization(active.clone());
+    // Another replica suspends it.
+    let suspended = active.suspend(None, world.organizations.now()).unwrap();
+    world.store.change(suspended, on_behalf_of("ann")).await.unwrap();
+    world.organizations.watch.changed(&org("acme"));
+    let told = || world.organizations.statuses().cached(&org("acme")).map(|answer| answer.unwrap().status);
+    eventually(WAIT, async || told() == Some(OrganizationStatus::Suspended)).await;
+    world.organizations.tell_decisions(&org("acme"), &earlier, true);
+    assert_eq!(known(&world, "acme"), Ok(OrganizationStatus::Suspended));
+    shutdown.trigger();
+    shutdown.wait().await.unwrap();
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ pub struct WatchRequest {
 }
 
 impl WatchRequest {
+    /// What changes from now on, of every tenant.
+    pub const fn changes() -> Self {
+        Self { named: None, snapshot: false, resume_token: String::new() }
+    }
+
     /// Reads the fields of a request.
     ///
     /// # Errors
