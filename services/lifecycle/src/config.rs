@@ -136,4 +136,14 @@ mod tests {
         assert!(error.to_string().starts_with("PULSE_ADMIN_TOKENS_FILE"), "{error}");
         assert_eq!(parse(&[]).unwrap().check_strict(), Ok(()));
     }
+
+    #[test]
+    fn a_catalog_that_cannot_be_read_stops_the_start() {
+        let error = parse(&["--plan-catalog", "no-such-file"]).unwrap().check_strict().unwrap_err();
+        assert!(
+            error.to_string().starts_with("PULSE_PLAN_CATALOG (--plan-catalog): no-such-file"),
+            "{error}"
+        );
+        assert!(parse(&["--entitlement-max-stale", "0s"]).is_err());
+    }
 }

@@ -30,6 +30,7 @@ use pulse_proto::{
     },
     watch::v1::Synced,
 };
+use pulse_runtime::telemetry::metrics_text;
 use pulse_testkit::eventually;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -172,6 +173,16 @@ async fn a_request_that_goes_on_comes_with_what_is_known_of_its_tenant() {
     refused(&ask(&lifecycle, "nobody", &[]).await, 403, "org_not_found");
     refused(&ask(&lifecycle, "No One", &[]).await, 403, "invalid_org_id");
     refused(&ask(&lifecycle, "acme", &[("capabilty", "alerting")]).await, 400, "invalid_request");
+
+    // The layers around every service are around this one too.
+    let text = metrics_text().unwrap();
+    let is_counted = |line: &str| {
+        line.starts_with("rpc_server_duration_seconds_count")
+            && [r#"rpc_service="envoy.service.auth.v3.Authorization""#, r#"rpc_method="Check""#]
+                .iter()
+                .all(|label| line.contains(label))
+    };
+    assert!(text.lines().any(is_counted), "{text}");
 }
 
 #[tokio::test]

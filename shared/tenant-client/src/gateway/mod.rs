@@ -54,7 +54,8 @@ impl Gatekeeper {
         };
         let verdict = guard.check(&question.org, &question.requirement()).await.into_result();
         let verdict = verdict.map_err(Refusal::denied)?;
-        let entitled = match verdict.entitlements {
+        // The boxed future of a source is for those who have to wait.
+        let entitled = match verdict.entitlements.or_else(|| self.entitlements.cached(&question.org)) {
             Some(entitled) => entitled,
             None => self.entitlements.entitlements(&question.org).await,
         };
