@@ -41,7 +41,7 @@ use self::{
 use crate::{
     domain::{Author, InvalidTransition, Organization, Removal, StatusKind, Transition},
     error::LifecycleError,
-    store::{Creation, Found, Lease, Store, Written},
+    store::{Creation, Found, Lease, Store, Transaction, Written},
 };
 
 /// How long a change that is stored waits for the number of active tenants to be told.
@@ -150,6 +150,26 @@ impl Organizations {
         }
     }
 
+    /// An operator's change: as [`Organizations::change`], and answered when every replica that is alive has heard of it, so that
+    /// none decides by what was before.
+    async fn change_everywhere(
+        &self,
+        id: &OrgId,
+        etag: Option<&str>,
+        author: Author,
+        decide: impl Fn(Organization, Timestamp) -> Result<Transition, InvalidTransition> + Send,
+    ) -> Result<Organization, LifecycleError> {
+        let (changed, transaction) = self.change(id, etag, author, decide).await?;
+        if let Some(transaction) = transaction
+            && !self.store.heard(transaction).await
+        {
+            tracing::warn!(
+                "not every replica has heard of a change in time; those that have not go by what was before"
+            );
+        }
+        Ok(changed)
+    }
+
     /// Decides a change on what the organization is now, and stores it.
     async fn change(
         &self,
@@ -157,7 +177,7 @@ impl Organizations {
         etag: Option<&str>,
         author: Author,
         decide: impl Fn(Organization, Timestamp) -> Result<Transition, InvalidTransition> + Send,
-    ) -> Result<Organization, LifecycleError> {
+    ) -> Result<(Organization, Transaction), LifecycleError> {
         for _ in 0..ATTEMPTS {
             let current = self.get(id).await?;
             if etag.is_some_and(|etag| etag != current.etag()) {
@@ -166,7 +186,7 @@ impl Organizations {
             let transition = decide(current, self.now())?;
             let changed = transition.organization.clone();
             match self.store_change(transition, author.clone()).await? {
-                Written::Done => return Ok(changed),
+                Written::Done(transaction) => return Ok((changed, transaction)),
                 Written::Stale => {}
             }
         }
@@ -179,7 +199,8 @@ impl Organizations {
             let created = Found::Organization(new.organization.clone());
             let id = new.organization.id.clone();
             let stored = this.store.create(new, author).await;
-            this.settle(stored, &id, &created, Creation::Created).await
+            let was_stored = |creation: &Creation| *creation == Creation::Created;
+            this.settle(stored, &id, &created, Creation::Created, was_stored).await
         })
         .await
     }
@@ -188,7 +209,7 @@ impl Organizations {
         let this = self.clone();
         uncancelled(async move {
             let stored = this.store.change(transition.clone(), author).await;
-            this.conclude(stored, transition, Written::Done).await
+            this.conclude(stored.map(Some), transition).await.map(|written| written.unwrap_or(Written::Stale))
         })
         .await
     }
@@ -203,21 +224,22 @@ impl Organizations {
         let this = self.clone();
         uncancelled(async move {
             let stored = this.store.change_under(&lease, transition.clone(), author).await;
-            this.conclude(stored, transition, Some(Written::Done)).await
+            this.conclude(stored, transition).await
         })
         .await
     }
 
     /// Finds out whether a change was stored, tells of it, and counts it if it was.
-    async fn conclude<T: PartialEq + Copy>(
+    async fn conclude(
         &self,
-        stored: Result<T, StoreError>,
+        stored: Result<Option<Written>, StoreError>,
         Transition { organization, from, .. }: Transition,
-        done: T,
-    ) -> Result<T, StoreError> {
+    ) -> Result<Option<Written>, StoreError> {
         let (id, to) = (organization.id.clone(), organization.status.kind());
-        let written = self.settle(stored, &id, &Found::Organization(organization), done).await?;
-        if written == done {
+        let (if_done, done) = (Found::Organization(organization), Some(Written::Done(None)));
+        let was_stored = |written: &Option<Written>| written.is_some_and(Written::is_done);
+        let written = self.settle(stored, &id, &if_done, done, was_stored).await?;
+        if was_stored(&written) {
             self.count(from, to.as_str()).await;
         }
         Ok(written)
@@ -229,8 +251,9 @@ impl Organizations {
             let (from, to) = (removal.expected.map(|(from, _)| from), removal.tombstone.kind);
             let removed = Found::Tombstone(removal.tombstone.clone());
             let stored = this.store.remove(removal.clone(), author).await;
-            let written = this.settle(stored, &removal.tombstone.id, &removed, Written::Done).await?;
-            if written == Written::Done {
+            let (id, done) = (&removal.tombstone.id, Written::Done(None));
+            let written = this.settle(stored, id, &removed, done, |written| written.is_done()).await?;
+            if written.is_done() {
                 this.count(from, to.as_str()).await;
             }
             Ok(written)
@@ -240,12 +263,13 @@ impl Organizations {
 
     /// Tells of a change that may be stored. Reads back what became of a commit whose outcome is unknown; never assumes it. When
     /// this returns, decisions made here go by what is stored.
-    async fn settle<T: PartialEq + Copy>(
+    async fn settle<T>(
         &self,
         stored: Result<T, StoreError>,
         id: &OrgId,
         if_done: &Found,
         done: T,
+        was_stored: impl Fn(&T) -> bool,
     ) -> Result<T, StoreError> {
         self.watch.changed(id);
         let settled = match stored {
@@ -255,7 +279,7 @@ impl Organizations {
             },
             settled => settled,
         };
-        self.tell_decisions(id, if_done, settled.as_ref().is_ok_and(|written| *written == done));
+        self.tell_decisions(id, if_done, settled.as_ref().is_ok_and(was_stored));
         settled
     }
 

@@ -30,7 +30,7 @@ impl Organizations {
     /// Refuses the tenant everywhere from now on.
     pub(crate) async fn suspend(&self, order: Order, actor: &str) -> Result<Organization, LifecycleError> {
         let Order { id, etag, note } = order;
-        self.change(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
+        self.change_everywhere(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
             current.suspend(note.clone(), now)
         })
         .await
@@ -39,7 +39,7 @@ impl Organizations {
     /// Lets the tenant back in.
     pub(crate) async fn unsuspend(&self, order: Order, actor: &str) -> Result<Organization, LifecycleError> {
         let Order { id, etag, note } = order;
-        self.change(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
+        self.change_everywhere(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
             current.unsuspend(note.clone(), now)
         })
         .await
@@ -53,7 +53,7 @@ impl Organizations {
         actor: &str,
     ) -> Result<Organization, LifecycleError> {
         let Order { id, etag, note } = order;
-        self.change(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
+        self.change_everywhere(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
             current.soft_delete(retention, note.clone(), now)
         })
         .await
@@ -62,7 +62,7 @@ impl Organizations {
     /// Takes a deletion back.
     pub(crate) async fn restore(&self, order: Order, actor: &str) -> Result<Organization, LifecycleError> {
         let Order { id, etag, note } = order;
-        self.change(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
+        self.change_everywhere(&id, etag.as_deref(), on_behalf_of(actor), |current, now| {
             current.restore(note.clone(), now)
         })
         .await

@@ -235,7 +235,7 @@ impl Organizations {
         let Some(transition) = current.begin_purge(self.now()) else { return Ok(Begun::No) };
         let author = Author { actor: SELF.to_owned(), request_id: None };
         Ok(match self.store_change_under(lease.clone(), transition, author).await? {
-            Some(Written::Done) => Begun::Yes,
+            Some(Written::Done(_)) => Begun::Yes,
             Some(Written::Stale) => Begun::No,
             None => Begun::LeaseLost,
         })

@@ -52,7 +52,7 @@ impl Organizations {
         match activated {
             // The same request, sent twice, was quicker.
             Err(LifecycleError::Refused(_)) => self.get(id).await,
-            settled => settled,
+            settled => settled.map(|(activated, _)| activated),
         }
     }
 
@@ -65,7 +65,7 @@ impl Organizations {
                 Found::Tombstone(_) => return Ok(()),
             };
             match self.store_removal(removal, on_behalf_of(PROVISIONER)).await? {
-                Written::Done => return Ok(()),
+                Written::Done(_) => return Ok(()),
                 Written::Stale => {}
             }
         }
@@ -95,7 +95,7 @@ impl Organizations {
                 Found::Nothing => return Err(LifecycleError::NotFound),
             };
             match self.store_removal(removal, on_behalf_of(PROVISIONER)).await? {
-                Written::Done => return Ok(()),
+                Written::Done(_) => return Ok(()),
                 Written::Stale => {}
             }
         }

@@ -152,7 +152,7 @@ impl Data {
         }
         let audit = transition.audit(author);
         self.put(transition);
-        (Written::Done, Some(audit))
+        (Written::Done(None), Some(audit))
     }
 
     fn with_email_of(&self, new: &Organization) -> Option<&Organization> {
@@ -224,7 +224,7 @@ impl Store for MemoryStore {
             data.history.remove(id);
             data.audit.erase_details(id);
             data.tombstones.insert(id.clone(), removal.tombstone.clone());
-            (Written::Done, Some(removal.audit(author)))
+            (Written::Done(None), Some(removal.audit(author)))
         })
     }
 

@@ -124,6 +124,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Waits until everyone who follows has been told of what a transaction changed, but not for long. Whether they have.
+    async fn heard(&self, transaction: i64) -> bool {
+        let _ = transaction;
+        true
+    }
+
     /// Whether it can be read and written.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -166,13 +172,24 @@ pub enum Creation {
     EmailUsed { by: StatusKind },
 }
 
+/// The transaction that stored a change, for [`Store::heard`]; none where nobody else has the store open, or where it was only found
+/// out later that the change is stored.
+pub type Transaction = Option<i64>;
+
 /// What became of a decided change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// It is stored.
-    Done,
+    /// It is stored, by that transaction.
+    Done(Transaction),
     /// Nothing was stored: the organization is not any more what the decision was based on.
     Stale,
+}
+
+impl Written {
+    /// Whether it is stored.
+    pub const fn is_done(self) -> bool {
+        matches!(self, Self::Done(_))
+    }
 }
 
 /// The right to do what only one process may do at a time, until it is over or given back.

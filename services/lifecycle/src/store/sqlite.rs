@@ -135,11 +135,11 @@ impl Store for SqliteStore {
                     insert_tombstone(conn, &removal.tombstone).await?;
                     audit::erase_details(conn, &removal.tombstone.id).await?;
                     audit::append(conn, removal.audit(author), salt).await?;
-                    Ok(Written::Done)
+                    Ok(Written::Done(None))
                 })
             })
             .await;
-        if matches!(written, Ok(Written::Done)) {
+        if written.as_ref().is_ok_and(|written| written.is_done()) {
             // Personal data is to be in no file any more, the log included. It is removed already, so a log that is
             // in use is no failure: the store says so, and the next removal or the next start empties it.
             self.db.empty_log().await.ok();
@@ -350,7 +350,7 @@ async fn change(
         return Ok(Written::Stale);
     }
     audit::append(conn, transition.audit(author), salt).await?;
-    Ok(Written::Done)
+    Ok(Written::Done(None))
 }
 
 async fn find(conn: &mut SqliteConnection, id: &OrgId) -> Result<Found, sqlx::Error> {

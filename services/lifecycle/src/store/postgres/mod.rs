@@ -41,6 +41,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 pub static SCHEMA: Schema =
     Schema { name: "pulse_lifecycle", program: "pulse-lifecycle", migrator: &MIGRATIONS, has_feed: true };
 
+/// How long a change waits until the other replicas have heard of it. One that is alive takes some milliseconds; one that is
+/// not catches up when it is back.
+const HEARD: Duration = Duration::from_millis(500);
+
 /// The store in PostgreSQL. Clones share it.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
@@ -206,6 +210,10 @@ impl Store for PostgresStore {
                 Box::pin(async move { Ok(writes::return_lease(conn, lease).await?) })
             })
             .await
+    }
+
+    async fn heard(&self, transaction: i64) -> bool {
+        self.db.wait_for_followers(transaction, HEARD).await
     }
 
     fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {

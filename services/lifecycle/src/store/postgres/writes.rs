@@ -34,18 +34,17 @@ pub(super) struct Signed<T> {
 }
 
 impl<T> Signed<T> {
-    /// What every write ends with.
+    /// What every write ends with. The transaction that those who follow hear of.
     async fn record(
         &self,
         conn: &mut PgConnection,
         draft: impl FnOnce(&T, Author) -> AuditDraft,
         version: i64,
-    ) -> Result<(), Error> {
+    ) -> Result<i64, Error> {
         let draft = draft(&self.what, self.author.clone());
         let (id, at) = (draft.org_id.clone(), draft.at);
         audit::append(conn, draft, self.salt).await?;
-        feed::append(conn, &id, version, at).await?;
-        Ok(())
+        feed::append(conn, &id, version, at).await
     }
 }
 
@@ -79,8 +78,8 @@ pub(super) async fn change(
     if !update(conn, &transition.what).await? {
         return Ok(Written::Stale);
     }
-    transition.record(conn, Transition::audit, transition.what.organization.version).await?;
-    Ok(Written::Done)
+    let version = transition.what.organization.version;
+    Ok(Written::Done(Some(transition.record(conn, Transition::audit, version).await?)))
 }
 
 /// Erases what the audit records say, too. What was deleted or erased is in no row any more that a query can see; that the
@@ -97,8 +96,7 @@ pub(super) async fn remove(conn: &mut PgConnection, removal: &Signed<Removal>) -
     }
     insert_tombstone(conn, tombstone).await?;
     audit::erase_details(conn, &tombstone.id).await?;
-    removal.record(conn, Removal::audit, version).await?;
-    Ok(Written::Done)
+    Ok(Written::Done(Some(removal.record(conn, Removal::audit, version).await?)))
 }
 
 /// Whether the lease is held; if so it stays held until the transaction ends, as nobody can take it meanwhile.

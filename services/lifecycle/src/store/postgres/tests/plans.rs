@@ -114,18 +114,18 @@ async fn no_statement_reads_a_table_from_end_to_end_among_100_000_organizations(
         assert_eq!(again, Creation::IdUsed);
     }
     let mut now = organization(&store, "acme").await.activate(START).unwrap();
-    assert_eq!(store.change(now.clone(), by("service:test")).await.unwrap(), Written::Done);
+    assert!(store.change(now.clone(), by("service:test")).await.unwrap().is_done());
     now = now.organization.soft_delete(Retention::from_days(1.0).unwrap(), None, START).unwrap();
-    assert_eq!(store.change(now.clone(), by("ann")).await.unwrap(), Written::Done);
+    assert!(store.change(now.clone(), by("ann")).await.unwrap().is_done());
     let lease = store.take_lease("reaper", "one", Duration::from_hours(1)).await.unwrap().unwrap();
     now = now.organization.begin_purge(START + SignedDuration::from_hours(24)).unwrap();
     let purge = store.change_under(&lease, now.clone(), by("service:lifecycle")).await.unwrap();
-    assert_eq!(purge, Some(Written::Done));
+    assert!(purge.is_some_and(Written::is_done));
     store.return_lease(&lease).await.unwrap();
     let gone = now.organization.finish_purge(START).unwrap();
-    assert_eq!(store.remove(gone, by("service:test")).await.unwrap(), Written::Done);
+    assert!(store.remove(gone, by("service:test")).await.unwrap().is_done());
     let barred = Removal::of_unknown(id("late"), START);
-    assert_eq!(store.remove(barred, by("service:test")).await.unwrap(), Written::Done);
+    assert!(store.remove(barred, by("service:test")).await.unwrap().is_done());
 
     for _ in 0..TIMES {
         read_everything(&store).await;

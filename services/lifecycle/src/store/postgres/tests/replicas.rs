@@ -77,7 +77,7 @@ async fn an_email_that_is_just_being_freed_is_taken_or_still_used() {
             one.remove(leaving, by("service:test")),
             other.create(new(&second, &email), by("service:test")),
         );
-        assert_eq!(removed.unwrap(), Written::Done);
+        assert!(removed.unwrap().is_done());
         match created.unwrap() {
             Creation::Created => {}
             Creation::EmailUsed { by: StatusKind::Provisioning } => {
@@ -102,8 +102,8 @@ async fn of_two_changes_of_one_version_one_is_made() {
             tokio::join!(one.change(suspend, by("ann")), other.change(delete, by("ben")));
         let status = organization(&one, &org).await.status.kind();
         match (suspended.unwrap(), deleted.unwrap()) {
-            (Written::Done, Written::Stale) => assert_eq!(status, StatusKind::Suspended),
-            (Written::Stale, Written::Done) => assert_eq!(status, StatusKind::PendingDeletion),
+            (Written::Done(_), Written::Stale) => assert_eq!(status, StatusKind::Suspended),
+            (Written::Stale, Written::Done(_)) => assert_eq!(status, StatusKind::PendingDeletion),
             both => panic!("{both:?}"),
         }
         assert_eq!(one.audit_events(&id(&org), None, 10).await.unwrap().len(), 3);
@@ -121,7 +121,7 @@ async fn an_id_is_made_or_barred_but_never_both() {
         );
         match (created.unwrap(), barred.unwrap(), other.find(&id(&org)).await.unwrap()) {
             (Creation::Created, Written::Stale, Found::Organization(_))
-            | (Creation::IdUsed, Written::Done, Found::Tombstone(_)) => {}
+            | (Creation::IdUsed, Written::Done(_), Found::Tombstone(_)) => {}
             both => panic!("{both:?}"),
         }
     }
@@ -137,7 +137,7 @@ async fn changes_of_many_organizations_neither_lose_a_count_nor_run_into_each_ot
             let made = make(store, &format!("org-{number}"), kind).await;
             if kind == StatusKind::Provisioning {
                 let removed = store.remove(made.abandon(START).unwrap(), by("service:test")).await;
-                assert_eq!(removed.unwrap(), Written::Done);
+                assert!(removed.unwrap().is_done());
             }
         }
     });
@@ -211,19 +211,41 @@ async fn organizations(store: &PostgresStore) -> Organizations {
 }
 
 #[tokio::test]
-async fn what_one_replica_suspends_another_refuses_as_soon_as_it_hears_of_it() {
-    let (one, other, _database) = two().await;
-    let (deciding, shutdown) = (organizations(&other).await, Shutdown::new());
+async fn what_one_replica_suspends_another_refuses_before_the_operator_is_answered() {
+    let (one, other, database) = two().await;
+    let (asked, deciding) = (organizations(&one).await, organizations(&other).await);
+    let shutdown = Shutdown::new();
+    asked.follow(&shutdown);
     deciding.follow(&shutdown);
     let acme = make(&one, "acme", StatusKind::Active).await;
+    // By its own clock, which stands still, it would never look again.
     let decided_by = async || deciding.statuses().status(&acme.id).await.unwrap().status;
     eventually(WAIT, async || decided_by().await == OrganizationStatus::Active).await;
-    let suspended = acme.clone().suspend(None, START).unwrap();
-    one.change(suspended, by("ann")).await.unwrap();
-    // By its own clock, which stands still, it would never look again.
-    eventually(WAIT, async || decided_by().await == OrganizationStatus::Suspended).await;
+    let order = || Order { id: acme.id.clone(), etag: None, note: None };
+    // Until it follows, it is not waited for.
+    eventually(WAIT, async || number(&database, "SELECT count(*) FROM pulse_lifecycle.followers").await == 2)
+        .await;
+    for _ in 0..20 {
+        asked.suspend(order(), "ann").await.unwrap();
+        assert_eq!(decided_by().await, OrganizationStatus::Suspended);
+        asked.unsuspend(order(), "ann").await.unwrap();
+        assert_eq!(decided_by().await, OrganizationStatus::Active);
+    }
     shutdown.trigger();
     shutdown.wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_operator_waits_for_a_replica_that_does_not_hear_but_not_for_long() {
+    let (one, _other, database) = two().await;
+    let acme = make(&one, "acme", StatusKind::Active).await;
+    let deaf =
+        "INSERT INTO pulse_lifecycle.followers VALUES (gen_random_uuid(), '1:1:', now() + interval '1 hour')";
+    run(&mut database.connect().await, deaf).await.unwrap();
+    let begun = Instant::now();
+    let order = Order { id: acme.id, etag: None, note: None };
+    organizations(&one).await.suspend(order, "ann").await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -306,7 +328,7 @@ async fn a_lease_is_not_taken_over_in_the_middle_of_a_change_under_it() {
     eventually_waits(&database, "INTO leases").await;
     assert!(!next.is_finished() && !slow.is_finished());
     blocking.close().await.unwrap();
-    assert_eq!(slow.await.unwrap().unwrap(), Some(Written::Done));
+    assert!(slow.await.unwrap().unwrap().is_some_and(Written::is_done));
     assert_eq!(next.await.unwrap(), (lease.token + 1, StatusKind::Purging));
 }
 
@@ -350,7 +372,7 @@ async fn what_is_gone_in_one_replica_is_gone_in_the_other() {
     let active = make(&one, "acme", StatusKind::Active).await;
     assert_eq!(organization(&other, "acme").await, active);
     let suspended = active.suspend(None, START).unwrap();
-    assert_eq!(other.change(suspended.clone(), by("ann")).await.unwrap(), Written::Done);
+    assert!(other.change(suspended.clone(), by("ann")).await.unwrap().is_done());
     assert_eq!(organization(&one, "acme").await, suspended.organization);
     assert_eq!(one.counts().await.unwrap(), other.counts().await.unwrap());
     let default = organization(&other, "default").await;
