@@ -89,7 +89,7 @@ impl Listeners {
 /// When a service's URL is not one, or, in hosted mode, the operators' tokens cannot be read.
 pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let channels = Channels::new(&config.endpoints)?;
-    let tenants = tenants(&config, &channels)?;
+    let tenants = tenants(&config, &channels, &shutdown)?;
     let hosted = hosted(&config, &channels, &shutdown)?;
     let Listeners { public, admin, internal } = listeners;
     let admin = admin.filter(|_| hosted.is_some());
@@ -107,12 +107,13 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> 
     Ok(())
 }
 
-/// What is known of tenants, from the services that know.
-fn tenants(config: &Config, channels: &Channels) -> anyhow::Result<Tenants> {
+/// What is known of tenants, from the services that know, and tell how it changes.
+fn tenants(config: &Config, channels: &Channels, shutdown: &Shutdown) -> anyhow::Result<Tenants> {
     let (catalog, cache) = (config.tenants.catalog()?, config.tenants.cache());
     let (lifecycle, billing_state) = (channels.lifecycle.clone(), channels.billing.clone());
     let client = TenantClient::new(lifecycle, billing_state, &catalog, cache, Arc::new(SystemClock));
     client.report(&meter("pulse-edge"));
+    client.follow(shutdown);
     Ok(Tenants::new(client, &catalog))
 }
 
