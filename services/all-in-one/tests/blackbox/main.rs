@@ -15,6 +15,7 @@
 //! | `forward_auth` | decisions for a real nginx and a real Caddy, whatever a client says and while services are away |
 //! | `guarded_service` | an application's service with the guard in front, over REST and gRPC, and while services are away |
 //! | `envoy` | the same for a real Envoy, over HTTP and gRPC |
+//! | `push` | the edge is told what changes: it refuses at once without asking, and stays honest while it is cut off (I6, I7) |
 //! | `openfeature` | entitlements as flags, for a stock OpenFeature SDK |
 //! | `transfer` | an embedded installation of ten thousand tenants, moved into PostgreSQL |
 //! | `settings` | starts that are refused |
@@ -64,6 +65,7 @@ mod lifecycle;
 mod openfeature;
 mod operators;
 mod outage;
+mod push;
 mod replicas;
 mod settings;
 mod signup;

@@ -145,6 +145,17 @@ impl Listeners {
         self.front[&listener].addr()
     }
 
+    /// The balancer in front of the replicas.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(super) fn balancer(&self, listener: Listener) -> &Proxy {
+        match &self.front[&listener] {
+            Front::Balanced(balancer) => balancer,
+            Front::Direct(port) => panic!("nothing is in front of {}", port.addr()),
+        }
+    }
+
     /// Where the process of that number listens.
     pub(super) fn own_addr(&self, process: usize, listener: Listener) -> SocketAddr {
         self.processes[process].listeners.get(&listener).map_or_else(|| self.addr(listener), Port::addr)

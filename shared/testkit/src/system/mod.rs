@@ -60,7 +60,7 @@ pub use self::{
     rest::{Admin, Answer, Visitor},
     store::Store,
 };
-use crate::eventually;
+use crate::{eventually, proxy::Proxy};
 
 /// How long a program may take to become ready. Debug builds on a busy machine are slow.
 pub(crate) const START: Duration = Duration::from_mins(1);
@@ -183,6 +183,22 @@ impl System {
     /// When there is no such process.
     pub fn replica_admin_addr(&self, replica: usize) -> SocketAddr {
         self.listeners.own_addr(self.process_of(Service::Edge, replica), Listener::Admin)
+    }
+
+    /// Where one process of the edge has its internal surface.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn replica_internal_addr(&self, replica: usize) -> SocketAddr {
+        self.listeners.own_addr(self.process_of(Service::Edge, replica), Listener::Internal)
+    }
+
+    /// What is between the replicas of a service and those who call it.
+    ///
+    /// # Panics
+    /// When there are no replicas: then there is nothing in between.
+    pub fn network_to(&self, service: Service) -> &Proxy {
+        self.listeners.balancer(Listener::of(service))
     }
 
     /// How many processes serve a service.
