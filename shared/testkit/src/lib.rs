@@ -1,4 +1,4 @@
-//! What tests share. Only ever a dev-dependency.
+//! What tests share, and benchmarks too. Nothing that is shipped depends on it.
 //!
 //! | module | holds |
 //! |---|---|

@@ -206,6 +206,15 @@ impl System {
         self.processes_of(service).count()
     }
 
+    /// The id of the first process that serves `service`.
+    ///
+    /// # Panics
+    /// When there is none, or it is not running.
+    pub fn pid(&self, service: Service) -> u32 {
+        let pid = self.programs[self.process_of(service, 0)].1.pid();
+        pid.unwrap_or_else(|| panic!("{service:?} is not running"))
+    }
+
     /// The operators and their tokens file.
     pub fn operators(&self) -> &Operators {
         &self.operators

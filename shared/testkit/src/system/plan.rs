@@ -43,6 +43,8 @@ pub struct Plan {
     shape: Shape,
     keep: Keep,
     settings: BTreeMap<String, String>,
+    /// All of them where this is none.
+    only: Option<&'static [Service]>,
 }
 
 /// One process of a system.
@@ -97,7 +99,7 @@ impl Plan {
     pub fn new(shape: Shape) -> Self {
         // Only one process can have an embedded store.
         let keep = if shape == Shape::Replicated { Keep::SharedPostgres } else { Keep::Embedded };
-        let plan = Self { shape, keep, settings: BTreeMap::new() };
+        let plan = Self { shape, keep, settings: BTreeMap::new(), only: None };
         match shape {
             Shape::Dev => plan,
             Shape::AllInOne | Shape::FiveProcesses | Shape::Replicated => {
@@ -117,6 +119,13 @@ impl Plan {
     #[must_use]
     pub fn unset(mut self, name: &str) -> Self {
         self.settings.remove(name);
+        self
+    }
+
+    /// Leaves out the processes that serve none of these.
+    #[must_use]
+    pub fn only(mut self, services: &'static [Service]) -> Self {
+        self.only = Some(services);
         self
     }
 
@@ -163,7 +172,10 @@ impl Plan {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let operators = Operators::standard(dir.path());
         let backend = Backend::start(self.keep).await;
-        let processes = self.shape.processes();
+        let mut processes = self.shape.processes();
+        if let Some(only) = self.only {
+            processes.retain(|process| process.services.iter().any(|service| only.contains(service)));
+        }
         let listeners = Listeners::reserve(&processes, replicated);
         let programs = processes.into_iter().enumerate().map(|(number, process)| {
             let mut program = Program::labelled(&process.label, process.program, process.args, dir.path());

@@ -100,6 +100,11 @@ impl Program {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The id of its process, once it was started.
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().as_ref().map(Child::id)
+    }
+
     /// Whether it was started and has not ended.
     pub fn is_running(&self) -> bool {
         self.lock().is_some() && self.ended().is_none()
@@ -174,15 +179,16 @@ impl Drop for Program {
     }
 }
 
-/// The built program, found beside the test that is running.
+/// The built program, found beside the test, or the other program, that is running.
 ///
 /// # Panics
 /// When it is not there.
 pub(super) fn binary(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a process knows its program");
-    // target/<profile>/deps/<test>
-    let profile = test.ancestors().nth(2).expect("tests are in target/<profile>/deps");
-    let binary = profile.join(name);
+    let own = env::current_exe().expect("a process knows its program");
+    // target/<profile>/deps/<test>, or target/<profile>/<program>
+    let folder = own.parent().expect("a program is in a folder");
+    let profile = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    let binary = profile.expect("tests are in target/<profile>/deps").join(name);
     assert!(
         binary.exists(),
         "{} has not been built; `cargo build --workspace` builds it, `cargo xtask test` does everything",
