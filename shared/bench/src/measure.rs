@@ -21,19 +21,23 @@ pub(crate) struct Effort {
     pub(crate) calls: usize,
     /// The many tenants that a thousand are compared with.
     pub(crate) tenants: usize,
+    /// Those who hear of changes.
+    pub(crate) watchers: usize,
+    /// How many changes there are in a run.
+    pub(crate) changes: usize,
 }
 
 impl Effort {
     /// What a figure takes.
     pub(crate) fn of(runs: u16) -> Self {
         let load = Duration::from_millis(500);
-        Self { runs, rounds: 10, load, calls: 100_000, tenants: 1_000_000 }
+        Self { runs, rounds: 10, load, calls: 100_000, tenants: 1_000_000, watchers: 1000, changes: 20 }
     }
 
     /// Just enough to see that all of it works.
     pub(crate) fn quick() -> Self {
         let load = Duration::from_millis(20);
-        Self { runs: 1, rounds: 2, load, calls: 100, tenants: 2000 }
+        Self { runs: 1, rounds: 2, load, calls: 100, tenants: 2000, watchers: 5, changes: 2 }
     }
 }
 

@@ -63,3 +63,8 @@ fn the_guard_is_measured() {
 fn a_crowd_is_measured() {
     has_figures(&quick("crowd"));
 }
+
+#[test]
+fn changes_are_followed_to_every_consumer() {
+    has_figures(&quick("propagation"));
+}

@@ -1,6 +1,6 @@
 //! An answer from the caches of this process: what it takes, and that it allocates nothing.
 
-use std::{hint::black_box, sync::Arc};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use pulse_entitlements::{Catalog, DatabaseSource, cache::CacheConfig};
@@ -53,8 +53,8 @@ impl Caches {
 
     /// As if both had just heard that nothing has changed.
     pub(super) fn confirm(&self) {
-        self.entitlements.confirm();
-        self.statuses.confirm();
+        self.entitlements.confirm(Duration::ZERO);
+        self.statuses.confirm(Duration::ZERO);
     }
 }
 

@@ -6,11 +6,13 @@
 //! | [`hits`] | an answer from the caches of this process |
 //! | [`guard`] | the decision, and the layer that asks for it |
 //! | [`crowd`] | the same with many tenants, and the memory that each takes |
+//! | [`propagation`] | from a suspension, or a change of billing, to its refusal by a thousand consumers |
 
 mod crowd;
 mod entitlements;
 mod guard;
 mod hits;
+mod propagation;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -28,6 +30,8 @@ pub(crate) enum Bench {
     Guard,
     /// A thousand tenants against a million: time and memory
     Crowd,
+    /// From a suspension, or a change of billing, to its refusal by a thousand consumers
+    Propagation,
 }
 
 impl Bench {
@@ -41,6 +45,7 @@ impl Bench {
             Self::Hits => (hits::ABOUT, hits::run(effort)?),
             Self::Guard => (guard::ABOUT, guard::run(effort)?),
             Self::Crowd => (crowd::ABOUT, crowd::run(effort)?),
+            Self::Propagation => (propagation::ABOUT, propagation::run(effort).await?),
         };
         Ok(Report { name: self.name(), about, figures })
     }
