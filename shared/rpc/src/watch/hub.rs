@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::pending,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -120,7 +121,13 @@ impl<S: Source> Hub<S> {
         let (shared, draining) = (Arc::clone(&self.0), shutdown.draining());
         shutdown.spawn("watch hub", async move {
             let closing = Closing(&shared);
-            tokio::select! { () = closing.0.run(others) => {}, () = draining => {} }
+            let close = async {
+                draining.await;
+                closing.0.ring.close();
+                pending::<()>().await;
+            };
+            // A read that is under way goes on to its end, so that nothing of the store is held afterwards.
+            tokio::select! { () = closing.0.run(others) => {}, () = close => {} }
         });
     }
 
@@ -179,11 +186,13 @@ impl<S: Source> Drop for Closing<'_, S> {
 
 impl<S: Source> Shared<S> {
     async fn run(&self, others: Option<LastLook>) {
-        if let Some(mut others) = others
-            && others.wait_for(Option::is_some).await.is_err()
-        {
-            // Nobody will ever tell. That only happens when the process stops.
-            return;
+        let mut head = self.ring.subscribe();
+        if let Some(mut others) = others {
+            tokio::select! {
+                // Nobody will ever tell where that fails. That only happens when the process stops.
+                told = others.wait_for(Option::is_some) => if told.is_err() { return },
+                _ = head.wait_for(|head| head.closed) => return,
+            }
         }
         // Nobody has been told anything so far, so nothing of what was heard can be news.
         self.hints.take();
@@ -192,7 +201,12 @@ impl<S: Source> Shared<S> {
         let mut later = HashMap::new();
         let mut retry = None;
         loop {
-            tokio::select! { () = self.hints.news() => {}, () = until(retry) => {} }
+            tokio::select! {
+                biased;
+                _ = head.wait_for(|head| head.closed) => return,
+                () = self.hints.news() => {}
+                () = until(retry) => {}
+            }
             let taken = Instant::now();
             let Heard { mut orgs, missed, .. } = self.hints.take();
             if missed {
@@ -202,6 +216,9 @@ impl<S: Source> Shared<S> {
                 orgs.extend(later.drain());
             }
             for (org, version) in orgs {
+                if head.borrow().closed {
+                    return;
+                }
                 if !self.publish(&org, version).await {
                     later.insert(org, None);
                 }
@@ -263,6 +280,6 @@ impl<S: Source> Shared<S> {
 async fn until(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }

@@ -241,10 +241,7 @@ impl Store for FileStore {
 
     /// Tells of edits by hand, of which nobody else would.
     fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
-        let (sweep, draining) = (sweep::sweep(self.clone(), on), shutdown.draining());
-        shutdown.spawn("edits by hand", async move {
-            tokio::select! { () = sweep => {}, () = draining => {} }
-        });
+        shutdown.spawn("edits by hand", sweep::sweep(self.clone(), on, shutdown.clone()));
         None
     }
 

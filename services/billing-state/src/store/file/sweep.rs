@@ -13,6 +13,7 @@ use std::{
 
 use pulse_entitlements::Lookup;
 use pulse_kernel::OrgId;
+use pulse_runtime::Shutdown;
 use pulse_store::postgres::feed::{Change, Event};
 use tokio::{
     task::spawn_blocking,
@@ -32,24 +33,30 @@ const REST: u32 = 20;
 /// By how much the clock of a file may lag behind that of the mark, in nanoseconds.
 const SLACK: i128 = 1_000_000_000;
 
-/// Looks again and again.
-pub(super) async fn sweep(store: FileStore, mut on: OnEvent) {
+/// Looks again and again, until the process is told to stop. What is under way then goes on to its end, so that nothing of the
+/// store is held afterwards.
+pub(super) async fn sweep(store: FileStore, mut on: OnEvent, shutdown: Shutdown) {
     let (mut after, mut failing) = (None, false);
-    loop {
+    while !shutdown.is_draining() {
         let began = Instant::now();
-        let looked = look(&store, after, &mut on).await;
+        let looked = look(&store, after, &mut on, &shutdown).await;
         match &looked {
             Ok(mark) => after = Some(*mark),
             Err(error) if !failing => tracing::warn!(%error, "edits of billing states by hand go unnoticed"),
             Err(_) => {}
         }
         failing = looked.is_err();
-        sleep(PAUSE.max(began.elapsed() * REST)).await;
+        tokio::select! { () = sleep(PAUSE.max(began.elapsed() * REST)) => {}, () = shutdown.draining() => {} }
     }
 }
 
 /// Tells `on` of every state whose file was changed since the last look, if there was one; returns when this one began.
-async fn look(store: &FileStore, after: Option<i128>, on: &mut OnEvent) -> io::Result<i128> {
+async fn look(
+    store: &FileStore,
+    after: Option<i128>,
+    on: &mut OnEvent,
+    shutdown: &Shutdown,
+) -> io::Result<i128> {
     let inner = store.0.clone();
     let (mark, mut orgs) = spawn_blocking(move || {
         // That changes nothing but when the file was changed.
@@ -58,7 +65,7 @@ async fn look(store: &FileStore, after: Option<i128>, on: &mut OnEvent) -> io::R
     })
     .await??;
     let Some(after) = after else { return Ok(mark) };
-    loop {
+    while !shutdown.is_draining() {
         let inner = store.0.clone();
         let (rest, found) = spawn_blocking(move || {
             let found = edited(&mut orgs, &inner.place.orgs, after - SLACK)?;
@@ -71,6 +78,7 @@ async fn look(store: &FileStore, after: Option<i128>, on: &mut OnEvent) -> io::R
             tell(store, org, on).await;
         }
     }
+    Ok(after)
 }
 
 /// Those of the next tenants whose file was changed since; none where there are no more.
