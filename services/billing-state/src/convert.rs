@@ -143,7 +143,7 @@ fn invalid(field: &str, error: &InvalidGrant) -> ApiError {
 
 /// What a watcher is told.
 pub(crate) fn message(
-    Message { event, resume_token }: Message<BillingState>,
+    Message { event, resume_token }: Message<wire::BillingState>,
 ) -> wire::WatchBillingStatesResponse {
     use wire::watch_billing_states_response::Event;
 
@@ -156,11 +156,11 @@ pub(crate) fn message(
     wire::WatchBillingStatesResponse { event: Some(event), resume_token }
 }
 
-fn change(Change { org, now }: &Change<BillingState>) -> wire::BillingStateChange {
+fn change(Change { org, now }: &Change<wire::BillingState>) -> wire::BillingStateChange {
     use wire::billing_state_change::Now;
 
     let (revision, now) = match now {
-        watch::Now::State { version, state } => (*version, Now::BillingState(stored(state))),
+        watch::Now::State { version, state } => (*version, Now::BillingState(state.clone())),
         watch::Now::Gone => (0, Now::Gone(Gone {})),
         watch::Now::Unreadable => (0, Now::Unreadable(Unreadable {})),
     };

@@ -66,6 +66,15 @@ impl Current {
         }
     }
 
+    /// This was found where an edit by hand was looked for; none: something that cannot be understood.
+    pub(crate) fn looked(&self, org: &OrgId, found: Option<Lookup>) {
+        match found {
+            // What was told after that has a later revision.
+            Some(lookup) => self.source.update(org, lookup),
+            None => self.source.invalidate(org),
+        }
+    }
+
     /// Anything may have changed.
     pub(crate) fn reset(&self) {
         let mut under_way = self.under_way();

@@ -23,11 +23,7 @@ use pulse_entitlements::{Answer, BillingState, DatabaseSource, Lookup, Stored};
 use pulse_kernel::{Clock, Entropy, OrgId};
 use pulse_rpc::watch::hub::Limits;
 use pulse_runtime::Shutdown;
-use pulse_store::{
-    audit::AuditRecord,
-    postgres::feed::{Change, Event},
-    time,
-};
+use pulse_store::{audit::AuditRecord, postgres::feed::Change, time};
 use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument as _;
 
@@ -38,7 +34,7 @@ use self::{
 use crate::{
     domain::{Author, Key, Plans, SetRequest, Write, set, trial},
     error::BillingError,
-    store::{Committed, Purge, Purged, Store, StoreError},
+    store::{Committed, Event, Purge, Purged, Store, StoreError},
 };
 
 /// How often a change is decided anew because another one came first.
@@ -95,6 +91,10 @@ impl BillingStates {
                 inner.watch.missed();
             }
             Event::Changed(change) => inner.hear(change),
+            Event::Looked { org, found } => {
+                inner.watch.changed(&org);
+                inner.current.looked(&org, found);
+            }
         };
         let others = self.0.store.follow(shutdown, Box::new(on));
         self.0.watch.run(shutdown, others);
@@ -264,7 +264,7 @@ impl Inner {
         }
     }
 
-    /// A change was made, here, elsewhere or by hand.
+    /// A change was made, here or elsewhere.
     fn hear(self: &Arc<Self>, Change { org_id, version, at }: Change) {
         let revision = u64::try_from(version).unwrap_or_default();
         self.watch.changed_to(&org_id, revision);

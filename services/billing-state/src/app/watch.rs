@@ -1,14 +1,16 @@
-//! What watchers of billing states are told: each state, as it is stored.
+//! What watchers of billing states are told: each state, as it is stored. It is put into words once, however many watch.
 
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use pulse_entitlements::{BillingState, Lookup, Stored};
+use pulse_entitlements::{Lookup, Stored};
 use pulse_kernel::{ApiError, OrgId};
+use pulse_proto::billing::v1::BillingState;
 use pulse_rpc::watch::{Change, Hub, Messages, Now, Pages, Source, WatchRequest};
 
 use super::BillingStates;
 use crate::{
+    convert,
     error::BillingError,
     store::{Listed, Store, StoreError},
 };
@@ -46,7 +48,7 @@ impl Source for States {
 }
 
 fn now(Stored { state, revision }: Stored) -> Now<BillingState> {
-    Now::State { version: revision, state }
+    Now::State { version: revision, state: convert::stored(&state) }
 }
 
 impl BillingStates {

@@ -29,12 +29,37 @@ use pulse_store::{
     audit::{AuditRecord, Broken},
     postgres::{
         Failure,
-        feed::{Event, LastLook},
+        feed::{self, Change, LastLook},
     },
 };
 use tokio::time::Instant;
 
 use crate::domain::{Key, Write};
+
+/// What is told of changes that were not made by calling this store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Anything may have changed.
+    Reset,
+    /// This has changed.
+    Changed(Change),
+    /// Somebody has looked at a tenant's state because it may have been edited by hand.
+    Looked {
+        /// The tenant.
+        org: OrgId,
+        /// What is there; none where that cannot be understood.
+        found: Option<Lookup>,
+    },
+}
+
+impl From<feed::Event> for Event {
+    fn from(event: feed::Event) -> Self {
+        match event {
+            feed::Event::Reset => Self::Reset,
+            feed::Event::Changed(change) => Self::Changed(change),
+        }
+    }
+}
 
 /// What is done with what others have changed.
 pub type OnEvent = Box<dyn FnMut(Event) + Send>;

@@ -26,8 +26,18 @@ pub(super) struct Heard {
     pub(super) orgs: HashMap<OrgId, Option<u64>>,
     /// Whether there may be more.
     pub(super) missed: bool,
-    /// Since when something has been heard and not settled.
+    /// When the oldest of what has been heard and not settled may have happened.
     unsettled: Option<Instant>,
+    /// The same of what has been heard since it was last taken.
+    arrived: Option<Instant>,
+}
+
+impl Heard {
+    fn arrived_at(&mut self, since: Instant) {
+        for earliest in [&mut self.unsettled, &mut self.arrived] {
+            *earliest = Some(earliest.map_or(since, |earliest| earliest.min(since)));
+        }
+    }
 }
 
 impl Hints {
@@ -39,10 +49,10 @@ impl Hints {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A tenant has changed, to that version or a later one where it is known.
-    pub(super) fn add(&self, org: &OrgId, version: Option<u64>) {
+    /// A tenant has changed, to that version or a later one where it is known; not before `since`.
+    pub(super) fn add(&self, org: &OrgId, version: Option<u64>, since: Instant) {
         let mut heard = self.heard();
-        heard.unsettled.get_or_insert_with(Instant::now);
+        heard.arrived_at(since);
         if let Some(known) = heard.orgs.get_mut(org) {
             // Without a version it has to be read in any case.
             *known = known.zip(version).map(|(known, version)| known.max(version));
@@ -56,10 +66,10 @@ impl Hints {
         self.news.notify_one();
     }
 
-    /// Anything may have changed.
-    pub(super) fn missed(&self) {
+    /// Anything may have changed, but not before `since`.
+    pub(super) fn missed(&self, since: Instant) {
         let mut heard = self.heard();
-        heard.unsettled.get_or_insert_with(Instant::now);
+        heard.arrived_at(since);
         heard.missed = true;
         drop(heard);
         self.news.notify_one();
@@ -77,17 +87,13 @@ impl Hints {
         mem::replace(&mut heard, Heard { unsettled, ..Heard::default() })
     }
 
-    /// What was taken at `taken` has been published, all of it if `all`.
-    pub(super) fn settle(&self, taken: Instant, all: bool) {
+    /// What was taken has been published.
+    pub(super) fn settle(&self) {
         let mut heard = self.heard();
-        if !all {
-            return;
-        }
-        let is_more = heard.missed || !heard.orgs.is_empty();
-        heard.unsettled = is_more.then_some(taken);
+        heard.unsettled = heard.arrived;
     }
 
-    /// For how long the oldest of what was heard has not been published; zero when all has.
+    /// How long ago the oldest of what was heard and has not been published may have happened; zero when all has been.
     pub(super) fn age(&self) -> Duration {
         self.heard().unsettled.map_or(Duration::ZERO, |since| since.elapsed())
     }

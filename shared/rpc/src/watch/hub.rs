@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Change, Messages, Source, WatchRequest,
+    Change, Messages, Now, Source, WatchRequest,
     hints::{Heard, Hints},
     metrics::{Metrics, Seat},
     ring::{Entry, Ring},
@@ -25,6 +25,9 @@ use super::{
 
 /// When what could not be read is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// How often that is tried before watchers are told that a tenant cannot be read: for 15 seconds. It is tried on after that.
+const GIVE_UP: u32 = 60;
 
 /// What a watcher that is refused is told to wait.
 const FULL: Duration = Duration::from_secs(1);
@@ -133,17 +136,17 @@ impl<S: Source> Hub<S> {
 
     /// This tenant may have changed. To be said after a commit, whoever made it, and also where its outcome is not known.
     pub fn changed(&self, org: &OrgId) {
-        self.0.hints.add(org, None);
+        self.0.hints.add(org, None, self.0.last_look());
     }
 
     /// This tenant has changed, to that version or a later one.
     pub fn changed_to(&self, org: &OrgId, version: u64) {
-        self.0.hints.add(org, Some(version));
+        self.0.hints.add(org, Some(version), self.0.last_look());
     }
 
     /// Any tenant may have changed.
     pub fn missed(&self) {
-        self.0.hints.missed();
+        self.0.hints.missed(self.0.last_look());
     }
 
     /// Begins a stream. It ends when it is dropped.
@@ -196,9 +199,9 @@ impl<S: Source> Shared<S> {
         }
         // Nobody has been told anything so far, so nothing of what was heard can be news.
         self.hints.take();
-        self.hints.settle(Instant::now(), true);
+        self.hints.settle();
         self.hearing.send_replace(true);
-        let mut later = HashMap::new();
+        let mut unread: HashMap<OrgId, u32> = HashMap::new();
         let mut retry = None;
         loop {
             tokio::select! {
@@ -209,51 +212,63 @@ impl<S: Source> Shared<S> {
             }
             let taken = Instant::now();
             let Heard { mut orgs, missed, .. } = self.hints.take();
-            if missed {
+            if missed || unread.len() > self.limits.unread {
+                // Whoever starts over asks for what is there.
+                unread.clear();
                 self.ring.push(Entry::Reset);
             }
             if retry.is_some_and(|retry| retry <= taken) {
-                orgs.extend(later.drain());
+                orgs.extend(unread.keys().map(|org| (org.clone(), None)));
             }
             for (org, version) in orgs {
                 if head.borrow().closed {
                     return;
                 }
-                if !self.publish(&org, version).await {
-                    later.insert(org, None);
+                if let Err(error) = self.publish(&org, version).await {
+                    let failures = unread.entry(org.clone()).or_default();
+                    *failures += 1;
+                    self.failed(&org, *failures, &error);
+                } else {
+                    unread.remove(&org);
                 }
             }
-            retry = (!later.is_empty()).then(|| Instant::now() + RETRY);
-            self.hints.settle(taken, later.is_empty());
+            retry = (!unread.is_empty()).then(|| Instant::now() + RETRY);
+            if unread.values().all(|failures| *failures >= GIVE_UP) {
+                self.hints.settle();
+            }
         }
     }
 
-    /// Publishes what the tenant is now, unless that was the last that was published, or no news since that version. Says whether
-    /// it could be read.
-    async fn publish(&self, org: &OrgId, version: Option<u64>) -> bool {
+    /// A tenant could not be read so many times. One after the other fails while the store is away; one that goes on failing alone
+    /// is not to spoil the age of all others, so it is said that nobody knows what it is.
+    fn failed(&self, org: &OrgId, failures: u32, error: &S::Error) {
+        if failures == 1 {
+            tracing::warn!(org_id = %org, %error, "watchers are not told of a change before it can be read");
+        }
+        if failures == GIVE_UP {
+            tracing::error!(org_id = %org, %error, "watchers are told that a tenant cannot be read");
+            self.ring.push(Entry::Changed(Arc::new(Change { org: org.clone(), now: Now::Unreadable })));
+        }
+    }
+
+    /// Publishes what the tenant is now, unless that was the last that was published, or no news since that version.
+    async fn publish(&self, org: &OrgId, version: Option<u64>) -> Result<(), S::Error> {
         let last = self.ring.latest(org);
         let known = last.as_ref().and_then(|last| last.now.version());
         if version.is_some() && known >= version {
-            return true;
+            return Ok(());
         }
         let _turn = self.turns.write().await;
-        let now = match self.source.current(org).await {
-            Ok(Some(now)) => now,
-            Ok(None) => return true,
-            Err(error) => {
-                tracing::warn!(org_id = %org, %error, "watchers are not told of a change before it can be read");
-                return false;
-            }
-        };
+        let Some(now) = self.source.current(org).await? else { return Ok(()) };
         if last.is_some_and(|last| last.now == now) {
-            return true;
+            return Ok(());
         }
         if now.version().is_some_and(|version| known.is_some_and(|known| version < known)) {
             tracing::error!(org_id = %org, "a tenant has an older version than before; every watcher starts over");
             self.ring.push(Entry::Reset);
         }
         self.ring.push(Entry::Changed(Arc::new(Change { org: org.clone(), now })));
-        true
+        Ok(())
     }
 
     /// Waits until no read is under way that began before this was called. What is published from the place that this returns
@@ -271,8 +286,12 @@ impl<S: Source> Shared<S> {
 
     /// What was committed longer ago than this is in the ring, or was told before.
     pub(super) fn age(&self) -> Duration {
-        let look = self.others.get().and_then(|others| *others.borrow());
-        look.map_or(Duration::ZERO, |look| look.elapsed()).max(self.hints.age())
+        self.last_look().elapsed().max(self.hints.age())
+    }
+
+    /// Until when it is heard what others have done; what is heard of from now on did not happen earlier.
+    fn last_look(&self) -> Instant {
+        self.others.get().and_then(|others| *others.borrow()).unwrap_or_else(Instant::now)
     }
 }
 

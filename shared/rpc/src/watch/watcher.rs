@@ -340,7 +340,9 @@ impl<S: Source> Watcher<S> {
             Phase::Snapshot(snapshot) => snapshot.page.get(&change.org).copied(),
             Phase::Beginning { .. } | Phase::Following { .. } => None,
         };
-        change.now.version() >= on_page && self.named.as_ref().is_none_or(|named| named.contains(&change.org))
+        let is_old =
+            change.now.version().is_some_and(|version| on_page.is_some_and(|on_page| version < on_page));
+        !is_old && self.named.as_ref().is_none_or(|named| named.contains(&change.org))
     }
 
     /// What to go on with from that place, if that is possible.

@@ -228,9 +228,11 @@ impl Store for FileStore {
             for org in &orgs {
                 let stored = match store.get(org).await {
                     Ok(Lookup::Stored(stored)) => Some(*stored),
-                    Err(StoreError::Unreadable { .. }) => None,
                     Ok(Lookup::NotStored | Lookup::Purged) => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(org_id = %org, %error, "a billing state cannot be read");
+                        None
+                    }
                 };
                 page.push(Listed { org: org.clone(), stored });
             }

@@ -74,10 +74,6 @@ impl Tenant {
         Self { place, org, dir, now }
     }
 
-    pub(super) fn now(&self) -> Timestamp {
-        self.now
-    }
-
     fn disk(&self) -> &dyn Disk {
         &*self.place.disk
     }

@@ -147,8 +147,8 @@ impl Store for PostgresStore {
         Ok(self.db.ping().await?)
     }
 
-    fn follow(&self, shutdown: &Shutdown, on: OnEvent) -> Option<LastLook> {
-        Some(self.db.follow(shutdown, on))
+    fn follow(&self, shutdown: &Shutdown, mut on: OnEvent) -> Option<LastLook> {
+        Some(self.db.follow(shutdown, move |event| on(event.into())))
     }
 
     async fn heard(&self, transaction: i64) -> bool {

@@ -181,6 +181,40 @@ async fn what_cannot_be_read_is_said_when_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_that_goes_on_failing_does_not_spoil_the_age_of_all_others() {
+    let running = Running::start(Model::new(), Limits::default());
+    let mut stream = running.watch();
+    assert_eq!(stream.next().await, "synced");
+    running.model.lock().failing = true;
+    running.set("a", 1);
+    assert_eq!(stream.news().await, "a?", "nobody knows what it is");
+    assert_eq!(stream.heartbeat().await.age, Duration::ZERO);
+    running.model.lock().failing = false;
+    assert_eq!(stream.news().await, "a@1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_of_late_is_as_old_as_the_look_before_it() {
+    let running = Running::prepare(Model::new(), Limits::default());
+    let (looked, looks) = watch::channel(Some(Instant::now()));
+    running.hub.run(&running.shutdown, Some(looks));
+    let mut stream = running.watch();
+    assert_eq!(stream.next().await, "synced");
+    let begin = Instant::now();
+    let stalled = async { while stream.heartbeat().await.age < Duration::from_mins(1) {} };
+    stalled.await;
+    // What others did meanwhile is heard of, and cannot be read yet.
+    running.model.lock().failing = true;
+    running.set("a", 1);
+    looked.send_replace(Some(Instant::now()));
+    assert_eq!(stream.heartbeat().await.age, begin.elapsed());
+    running.model.lock().failing = false;
+    assert_eq!(stream.news().await, "a@1");
+    looked.send_replace(Some(Instant::now()));
+    assert!(stream.heartbeat().await.age <= Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn heartbeats_tell_how_far_the_stream_can_be_trusted() {
     let running = Running::prepare(Model::new(), Limits::default());
     let (looked, looks) = watch::channel(None);
