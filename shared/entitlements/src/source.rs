@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use pulse_kernel::{ApiError, OrgId, Reason};
 
-use crate::{BillingState, Entitlements};
+use crate::{BillingState, Entitlements, cache::Reading};
 
 /// A billing state and how many changes it has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +53,13 @@ pub trait BillingStore: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot tell; "none stored" is not an error.
     async fn billing_state(&self, org: &OrgId) -> Result<Lookup, BillingStoreError>;
 
-    /// The same, and how long ago it was so at the most: for a store that answers out of somebody's memory.
+    /// The same, and how long ago it was so at the most: for a store that answers out of somebody's memory, or with what
+    /// somebody else was reading already.
     ///
     /// # Errors
     /// As [`billing_state`](Self::billing_state).
-    async fn recalled(&self, org: &OrgId) -> Result<(Lookup, Duration), BillingStoreError> {
-        Ok((self.billing_state(org).await?, Duration::ZERO))
+    async fn recalled(&self, org: &OrgId) -> Result<Reading<Lookup>, BillingStoreError> {
+        self.billing_state(org).await.map(Reading::fresh)
     }
 }
 

@@ -1,9 +1,7 @@
 //! [`RemoteBilling`]: billing states from billing-state, over gRPC.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use pulse_entitlements::{BillingStore, BillingStoreError, Lookup};
+use pulse_entitlements::{BillingStore, BillingStoreError, Lookup, cache::Reading};
 use pulse_kernel::OrgId;
 use pulse_proto::billing::v1::{
     BillingStateServiceGetBillingStateRequest, EntitlementSource, GetEntitlementsRequest,
@@ -50,25 +48,28 @@ impl RemoteBilling {
 #[async_trait]
 impl BillingStore for RemoteBilling {
     async fn billing_state(&self, org: &OrgId) -> Result<Lookup, BillingStoreError> {
-        Ok(self.recalled(org).await?.0)
+        Ok(self.recalled(org).await?.lookup)
     }
 
-    async fn recalled(&self, org: &OrgId) -> Result<(Lookup, Duration), BillingStoreError> {
+    async fn recalled(&self, org: &OrgId) -> Result<Reading<Lookup>, BillingStoreError> {
         let request = GetEntitlementsRequest { org_id: org.to_string() };
         let answer = match self.entitlements.clone().get_entitlements(request).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) if is_not_found(&status) => return Ok((Lookup::Purged, Duration::ZERO)),
+            Err(status) if is_not_found(&status) => return Ok(Reading::fresh(Lookup::Purged)),
             Err(status) => return Err(error(&status)),
         };
         let (source, revision) = (answer.source(), answer.revision);
         if source == EntitlementSource::Default && revision == 0 {
-            return Ok((self.confirm_not_stored(org).await?, Duration::ZERO));
+            return self.confirm_not_stored(org).await.map(Reading::fresh);
         }
         let stored = convert::stored(org, &answer).map_err(BillingStoreError::new)?;
         let age = convert::age(&answer).map_err(BillingStoreError::new)?;
         match source {
-            EntitlementSource::Fresh => Ok((Lookup::Stored(Box::new(stored)), Duration::ZERO)),
-            EntitlementSource::Cached => Ok((Lookup::Stored(Box::new(stored)), age)),
+            // Whoever joins a read that is under way is told that it is fresh too, and how long ago it began.
+            EntitlementSource::Fresh | EntitlementSource::Cached => {
+                let is_recalled = source == EntitlementSource::Cached;
+                Ok(Reading { lookup: Lookup::Stored(Box::new(stored)), age, is_recalled })
+            }
             EntitlementSource::Stale | EntitlementSource::Default => Err(BillingStoreError {
                 message: "billing-state answers without its store".to_owned(),
                 last_known: Some(Box::new(stored)),

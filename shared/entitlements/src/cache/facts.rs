@@ -55,7 +55,7 @@ pub enum Told {
     ByRead,
     /// Whoever follows the store's changes said so.
     ByUpdate,
-    /// Somebody said so who had read it a while ago.
+    /// Somebody said so who had read it a while ago, or began to before what is known was so.
     ByMemory,
     /// A store that cannot be read found it in its own history.
     ByHistory,
@@ -66,14 +66,17 @@ pub enum Told {
 pub struct Reading<L> {
     /// What it says.
     pub lookup: L,
-    /// How long ago that was so, at the most, when it was asked; zero where the store itself was looked into.
+    /// How long ago that was so, at the most, when it was asked. Not zero either where somebody else's look into the store
+    /// was joined that had begun before.
     pub age: Duration,
+    /// Whether it is out of somebody's memory, and the store was not looked into.
+    pub is_recalled: bool,
 }
 
 impl<L> Reading<L> {
     /// Out of the store itself.
     pub const fn fresh(lookup: L) -> Self {
-        Self { lookup, age: Duration::ZERO }
+        Self { lookup, age: Duration::ZERO, is_recalled: false }
     }
 }
 

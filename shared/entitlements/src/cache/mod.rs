@@ -412,14 +412,18 @@ impl<F: Facts> Inner<F> {
     }
 
     /// The store answered a read.
-    fn answered(&self, read: &UnderWay<F>, Reading { lookup, age }: Reading<F::Lookup>) -> Outcome<F::Fact> {
+    fn answered(&self, read: &UnderWay<F>, reading: Reading<F::Lookup>) -> Outcome<F::Fact> {
+        let Reading { lookup, age, is_recalled } = reading;
         let writing = self.writing();
         let known = self.last_known(&read.org);
         if let Some(newer) = known.as_ref().filter(|known| known.sequence > read.sequence) {
             return Outcome::Answered(newer.clone());
         }
         let new = self.facts.learn(&read.org, lookup, read.began);
-        let told = if age.is_zero() { Told::ByRead } else { Told::ByMemory };
+        let read_at = read.began.as_microsecond().saturating_sub(micros(age));
+        // A look into the store that began before what is known was so does not contradict it.
+        let is_late = known.as_ref().is_none_or(|known| known.read_at <= read_at);
+        let told = if is_late && !is_recalled { Told::ByRead } else { Told::ByMemory };
         let Some(fact) = self.after(known.as_ref(), new, told) else {
             let message = "it told something older than is known".to_owned();
             return Outcome::Failed(self.give_up(
@@ -430,9 +434,8 @@ impl<F: Facts> Inner<F> {
             ));
         };
         let entry = self.entry(fact, read.sequence, read.began);
-        let read_at = entry.read_at.saturating_sub(micros(age));
         // What was so before the feed began may have changed before it did, which the feed does not tell.
-        let covered = age.is_zero() || self.feed.has_begun_at(read_at);
+        let covered = self.feed.has_begun_at(read_at);
         let entry = Entry { read_at, covered, ..entry };
         // A read that was overtaken by an invalidation is worth remembering, but the next answer asks again.
         let ask_after = if read.is_current(&writing) { entry.ask_after } else { MUST_ASK };

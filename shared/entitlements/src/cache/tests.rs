@@ -24,6 +24,8 @@ struct NumberStore {
     reads: AtomicUsize,
     /// How many seconds ago what is read was so.
     age: AtomicU64,
+    /// Whether that is out of somebody's memory.
+    recalls: AtomicBool,
     gate: Semaphore,
 }
 
@@ -39,7 +41,8 @@ impl Facts for Numbers {
         if self.0.fails.load(Ordering::SeqCst) {
             return Err(ReadError { message: "down".to_owned(), last_known: None });
         }
-        Ok(Reading { lookup: number, age: Duration::from_secs(self.0.age.load(Ordering::SeqCst)) })
+        let age = Duration::from_secs(self.0.age.load(Ordering::SeqCst));
+        Ok(Reading { lookup: number, age, is_recalled: self.0.recalls.load(Ordering::SeqCst) })
     }
 
     fn learn(&self, _: &OrgId, number: u64, _: Timestamp) -> u64 {
@@ -82,6 +85,7 @@ impl Bench {
             fails: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
             age: AtomicU64::new(0),
+            recalls: AtomicBool::new(false),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
         let facts = Numbers(store.clone());
@@ -252,6 +256,7 @@ async fn a_feed_that_lags_vouches_for_no_more_than_it_has_told() {
 async fn the_feed_does_not_vouch_for_what_was_so_before_it_began() {
     let bench = Bench::new(2);
     bench.store.age.store(30, Ordering::SeqCst);
+    bench.store.recalls.store(true, Ordering::SeqCst);
     bench.cache.invalidate_all();
     bench.seconds(29);
     assert_eq!(bench.look().await, (Some(2), 30, 'R'), "somebody remembers it, from before");
@@ -265,6 +270,24 @@ async fn the_feed_does_not_vouch_for_what_was_so_before_it_began() {
     bench.seconds(30);
     bench.cache.confirm(Duration::ZERO);
     assert_eq!(bench.look().await, (Some(2), 0, 'C'));
+}
+
+#[tokio::test]
+async fn the_feed_does_not_vouch_for_a_look_into_the_store_that_was_joined_and_began_before_it() {
+    let bench = Bench::new(2);
+    bench.store.age.store(3, Ordering::SeqCst);
+    bench.cache.invalidate_all();
+    bench.seconds(2);
+    assert_eq!(bench.look().await, (Some(2), 3, 'R'), "it changed before the feed began, which is not told");
+    bench.put(4);
+    for _ in 0..3 {
+        bench.seconds(20);
+        bench.cache.confirm(Duration::ZERO);
+    }
+    assert_eq!(bench.look().await, (Some(4), 0, 'R'), "so it is asked for again");
+    bench.seconds(59);
+    bench.cache.confirm(Duration::ZERO);
+    assert_eq!(bench.look().await, (Some(4), 0, 'C'), "and this began after the feed did");
 }
 
 #[tokio::test]

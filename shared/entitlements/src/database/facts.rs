@@ -66,12 +66,10 @@ impl Facts for Billing {
     type Lookup = Lookup;
 
     async fn read(&self, org: &OrgId) -> Result<Reading<Lookup>, ReadError<Lookup>> {
-        match self.store.recalled(org).await {
-            Ok((lookup, age)) => Ok(Reading { lookup, age }),
-            Err(error) => {
-                Err(ReadError { message: error.message, last_known: error.last_known.map(Lookup::Stored) })
-            }
-        }
+        self.store.recalled(org).await.map_err(|error| ReadError {
+            message: error.message,
+            last_known: error.last_known.map(Lookup::Stored),
+        })
     }
 
     fn learn(&self, org: &OrgId, lookup: Lookup, at: Timestamp) -> Fact {

@@ -20,6 +20,7 @@ use crate::{
     BillingState, BillingStoreError, Source, Stored, SubscriptionState,
     SubscriptionState::{Active, Expired, Suspended, Trial},
     billing::tests::{at, billing},
+    cache::Reading,
     effective,
     grants::tests::{any_grants, grants},
 };
@@ -32,6 +33,8 @@ struct Store {
     /// What the last successful read or update of each tenant said.
     told: Mutex<HashMap<OrgId, Lookup>>,
     reads: AtomicUsize,
+    /// How long ago the read began that whoever asks joins.
+    joined: Mutex<Duration>,
     gate: Semaphore,
 }
 
@@ -47,6 +50,11 @@ impl BillingStore for Store {
         }
         self.told.lock().unwrap().insert(org.clone(), found.clone());
         Ok(found)
+    }
+
+    async fn recalled(&self, org: &OrgId) -> Result<Reading<Lookup>, BillingStoreError> {
+        let age = *self.joined.lock().unwrap();
+        Ok(Reading { age, ..Reading::fresh(self.billing_state(org).await?) })
     }
 }
 
@@ -70,6 +78,7 @@ impl Bench {
             failure: Mutex::default(),
             told: Mutex::default(),
             reads: AtomicUsize::new(0),
+            joined: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         });
         let source = DatabaseSource::new(store.clone(), catalog, config, Arc::new(clock.clone()));
@@ -395,6 +404,18 @@ async fn an_update_is_served_at_once_and_a_read_that_it_overtook_does_not_undo_i
         Err(SourceError::Purged),
         "nothing comes after a purge"
     );
+}
+
+#[tokio::test]
+async fn a_read_that_was_joined_and_began_before_what_is_known_does_not_undo_it() {
+    let bench = Bench::new();
+    bench.source.update(&bench.org, stored(billing(Suspended), 2));
+    bench.put(billing(Active), 1);
+    bench.seconds(60);
+    *bench.store.joined.lock().unwrap() = Duration::from_secs(61);
+    assert_eq!(bench.look().await, (Suspended, Source::Stale, 60));
+    bench.seconds(1);
+    assert_eq!(bench.look().await, (Active, Source::Fresh, 61), "and a later one is right");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What lifecycle and billing-state say, as the sources understand it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use pulse_entitlements::{
@@ -100,6 +100,19 @@ async fn a_billing_state_entitles_to_what_billing_state_said_now_and_later() {
         fake.answer(ENTITLEMENTS, &entitlements(wire, EntitlementSource::Fresh));
         let stored = stored(billing.billing_state(&acme()).await).state;
         assert_eq!(effective(&stored, at(100_000)).subscription_state, state);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_as_old_as_billing_state_says_also_when_it_is_fresh() {
+    let (fake, channel) = Fake::start().await;
+    let billing = RemoteBilling::new(channel);
+    for (source, is_recalled) in [(EntitlementSource::Fresh, false), (EntitlementSource::Cached, true)] {
+        let age = Some(prost_types::Duration { seconds: 3, nanos: 0 });
+        let answer = GetEntitlementsResponse { age, ..entitlements(SubscriptionState::Active, source) };
+        fake.answer(ENTITLEMENTS, &answer);
+        let reading = billing.recalled(&acme()).await.unwrap();
+        assert_eq!((reading.age, reading.is_recalled), (Duration::from_secs(3), is_recalled));
     }
 }
 
