@@ -21,7 +21,7 @@ use pulse_proto::{
     },
 };
 use pulse_runtime::Shutdown;
-use pulse_tenant_client::TenantClient;
+use pulse_tenant_client::{TenantClient, follow::Following};
 use pulse_tenant_guard::{Guard, Requirement};
 use pulse_testkit::system::{Service, System};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -51,6 +51,7 @@ const ASKED: Requirement<'static> = Requirement::capability("alerting");
 /// Somebody who decides about the tenant.
 struct Consumer {
     guard: Guard,
+    following: Following,
     #[expect(dead_code, reason = "held, not used: its caches are told of changes")]
     client: TenantClient,
 }
@@ -120,7 +121,11 @@ impl Scene {
         let shutdown = Shutdown::new();
         let connecting = stream::iter(0..consumers).map(|_| Consumer::connect(&system, &org, &shutdown));
         let consumers = connecting.buffer_unordered(CONNECTING).try_collect().await?;
-        Ok(Self { system, org, consumers, shutdown })
+        let scene = Self { system, org, consumers, shutdown };
+        // What was asked of billing-state's memory is asked again now and then; what was told is not.
+        scene.change(Change::Bill(SubscriptionState::Active)).await?;
+        scene.until_all(true).await?;
+        Ok(scene)
     }
 
     /// Closes and opens the tenant again and again. How long it took everybody to refuse is what counts.
@@ -169,6 +174,20 @@ impl Scene {
         Ok(Instant::now())
     }
 
+    /// What is known of those who have not heard of a change.
+    fn missed(&self, waiting: &[&Consumer], let_in: bool) -> String {
+        let (mut without, mut following) = (0, 0);
+        for consumer in waiting {
+            without += usize::from(consumer.guard.check_cached(&self.org, &ASKED).is_none());
+            following += usize::from(consumer.following.is_following());
+        }
+        let wanted = if let_in { "opened" } else { "closed" };
+        let missed = waiting.len();
+        format!(
+            "{missed} consumers have not heard that a tenant was {wanted}: {without} know nothing for certain, {following} follow"
+        )
+    }
+
     /// Looks until every consumer lets the tenant in, or none does; says when each was seen to.
     async fn until_all(&self, let_in: bool) -> Result<Vec<Instant>> {
         let begun = Instant::now();
@@ -184,7 +203,7 @@ impl Scene {
                 }
                 !done
             });
-            ensure!(begun.elapsed() < PATIENCE, "{} consumers have not heard of a change", waiting.len());
+            ensure!(begun.elapsed() < PATIENCE, "{}", self.missed(&waiting, let_in));
             sleep(PAUSE).await;
         }
         Ok(seen)
@@ -219,11 +238,12 @@ impl Consumer {
             config,
             Arc::new(SystemClock),
         );
-        client.follow(shutdown).synced().await;
+        let following = client.follow(shutdown);
+        following.synced().await;
         let guard = client.guard();
         let verdict = guard.check(org, &ASKED).await;
         if verdict.decision.is_allowed() && verdict.is_certain() {
-            return Ok(Self { guard, client });
+            return Ok(Self { guard, following, client });
         }
         Err(anyhow!("a consumer does not let the tenant in: {verdict:?}"))
     }
