@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pulse_proto::watch::v1 as wire;
+use pulse_rpc::convert::try_timestamp;
 use tonic::{Status, Streaming};
 
 /// A stream of changes, and the cache that is told.
@@ -43,16 +44,27 @@ pub(super) enum Heard {
     Synced,
     /// That anything may have changed.
     Reset,
-    /// That all has been said that was committed longer ago than this; none where it does not say how long.
-    Heartbeat(Option<Duration>),
+    /// That all has been said that was committed longer ago; none where it does not say how long, or when it was sent.
+    Heartbeat(Option<Beat>),
     /// A change of a tenant whose name cannot be read, so that it may be any.
     Garbled,
     /// Something that this version does not know.
     Unknown,
 }
 
+/// What a heartbeat says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beat {
+    /// When it was sent, by the server's clock.
+    pub(super) server_time: Timestamp,
+    /// All has been said that was committed longer than this before that.
+    pub(super) age: Duration,
+}
+
 impl From<&wire::Heartbeat> for Heard {
     fn from(heartbeat: &wire::Heartbeat) -> Self {
-        Self::Heartbeat(heartbeat.age.and_then(|age| Duration::try_from(age).ok()))
+        let age = heartbeat.age.and_then(|age| Duration::try_from(age).ok());
+        let server_time = heartbeat.server_time.and_then(|time| try_timestamp(time, "server_time").ok());
+        Self::Heartbeat(server_time.zip(age).map(|(server_time, age)| Beat { server_time, age }))
     }
 }

@@ -6,6 +6,7 @@
 //! | `feed` | what tells one stream from another |
 //! | `organizations`, `billing_states` | the two streams |
 //! | `task` | opens a stream, listens, and opens it again; the same for every stream |
+//! | `lateness` | how late a heartbeat is heard; pure |
 //! | `backoff` | how long to wait in between; pure |
 //! | `metrics` | what is counted |
 //!
@@ -23,12 +24,14 @@
 //! | without an answer | goes by what it last heard, says so and how old it is, and opens nothing that is known to be closed |
 //! | back | goes on where it was, or has everything asked for again if the server cannot tell what happened meanwhile |
 //!
-//! Ages are measured by this process's clock from when a heartbeat came: no two clocks are compared, but for the metric that
-//! says how long changes take.
+//! Ages are measured by this process's clock from when a heartbeat came, less by how much it came later than the quickest one
+//! of its connection: a process that was frozen does not take what it then hears for news, and connects again when that is too
+//! old. So two clocks are only compared in how they drift apart, but for the metric that says how long changes take.
 
 mod backoff;
 mod billing_states;
 mod feed;
+mod lateness;
 mod metrics;
 mod organizations;
 mod task;

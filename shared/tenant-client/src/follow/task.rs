@@ -13,6 +13,7 @@ use tonic::Status;
 use super::{
     backoff::Backoff,
     feed::{Feed, Heard},
+    lateness::Lateness,
     metrics::Metrics,
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Task<F: Feed> {
 enum End {
     #[error("nothing was heard for {PATIENCE:?}")]
     Silent,
+    #[error("what is heard is {0:?} late")]
+    Late(Duration),
     #[error("the server ended it without a reason")]
     Closed,
     #[error("{:?}: {}", .0.code(), .0.message())]
@@ -43,7 +46,7 @@ impl End {
     /// How long the server asked to be left alone, if it did.
     fn asked(&self) -> Duration {
         match self {
-            Self::Silent | Self::Closed => Duration::ZERO,
+            Self::Silent | Self::Late(_) | Self::Closed => Duration::ZERO,
             Self::Failed(status) => from_status(status).retry_delay().unwrap_or_default(),
         }
     }
@@ -89,7 +92,7 @@ impl<F: Feed> Task<F> {
         };
         // Whoever begins anew has not been told what changed before.
         let (mut is_new, mut was_synced) = (token.is_empty(), false);
-        let mut connection = None;
+        let (mut connection, mut lateness) = (None, Lateness::default());
         loop {
             let message = match timeout(PATIENCE, stream.message()).await {
                 Ok(Ok(Some(message))) => message,
@@ -118,8 +121,16 @@ impl<F: Feed> Task<F> {
                     was_synced = true;
                     connection.get_or_insert_with(|| Connection::new(self));
                 }
-                Heard::Heartbeat(Some(age)) if connection.is_some() => self.feed.confirm(age),
-                Heard::Heartbeat(_) | Heard::Unknown => {}
+                Heard::Heartbeat(Some(beat)) => {
+                    let late = lateness.of(beat.server_time, self.clock.now());
+                    if late > PATIENCE {
+                        return (End::Late(late), was_synced);
+                    }
+                    if connection.is_some() {
+                        self.feed.confirm(beat.age.saturating_add(late));
+                    }
+                }
+                Heard::Heartbeat(None) | Heard::Unknown => {}
             }
             // Not before the message has been heeded: what comes after the token is all that will be told again.
             if !next.is_empty() {

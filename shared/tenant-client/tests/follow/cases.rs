@@ -239,6 +239,23 @@ async fn who_comes_back_to_the_same_server_need_not_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_was_held_back_is_as_old_as_it_is() {
+    let world = World::start();
+    let _following = world.follow().await;
+    world.decision("acme").await;
+    let age = async || world.status("acme").await.unwrap().age;
+    sleep(Duration::from_secs(7)).await;
+    eventually(Duration::from_secs(6), async || age().await < AT_ONCE).await;
+    world.to_lifecycle.freeze();
+    // One is sent, and then there is a while to the next.
+    sleep(Duration::from_secs(9)).await;
+    assert!(age().await >= Duration::from_secs(8));
+    world.heal();
+    eventually(AT_ONCE, async || age().await < Duration::from_secs(8)).await;
+    assert!(age().await >= Duration::from_secs(3), "{:?}", age().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_is_taken_for_peace_for_a_bounded_time_only() {
     let world = World::start();
     let following = world.follow().await;

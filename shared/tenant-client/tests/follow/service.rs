@@ -37,7 +37,7 @@ use pulse_rpc::{
     watch::{Change, Event, Hub, Message, Now, WatchRequest, hub::Limits},
 };
 use pulse_runtime::{Readiness, Shutdown};
-use pulse_testkit::{ManualClock, SeededEntropy, listener};
+use pulse_testkit::{SeededEntropy, listener};
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -84,7 +84,7 @@ pub(crate) struct Hubs {
 
 impl Hubs {
     fn start(store: &Store, seed: u64, limits: Limits, shutdown: &Shutdown) -> Self {
-        let (clock, entropy) = (Arc::new(ManualClock::default()), SeededEntropy::new(seed));
+        let (clock, entropy) = (Arc::new(store.clock), SeededEntropy::new(seed));
         let (organizations, billing_states) = (store.organizations.clone(), store.billing_states.clone());
         let organizations = Hub::new("organizations", organizations, limits, clock.clone(), &entropy);
         let billing_states = Hub::new("billing_states", billing_states, limits, clock, &entropy);

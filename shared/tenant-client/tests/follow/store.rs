@@ -111,7 +111,7 @@ pub(crate) struct Status {
 pub(crate) struct Store {
     pub(crate) organizations: Table<Status>,
     pub(crate) billing_states: Table<BillingState>,
-    clock: PausedClock,
+    pub(crate) clock: PausedClock,
 }
 
 impl Store {
