@@ -53,17 +53,21 @@ impl Facts for Statuses {
         Fact { org: org.clone(), known, version }
     }
 
-    /// Versions never go backwards, and nothing comes after a purge, as ids are never used twice. That there is no such
-    /// organization has no version of its own when it is read; what was told before it is older all the same.
+    /// Versions never go backwards, and nothing comes after a purge, as ids are never used twice; unless lifecycle itself went
+    /// back, to a backup. That there is no such organization has no version of its own when it is read; what was told before it
+    /// is older all the same.
     fn after(&self, known: &Fact, new: Fact, told: Told) -> Option<Fact> {
         if (known.known, new.known) == (StatusLookup::Purged, StatusLookup::NotFound) {
             // Who was not told of the purge does not contradict it.
             return Some(known.clone());
         }
+        if told == Told::ByReadAnew && new.known != StatusLookup::NotFound {
+            return Some(new);
+        }
         let is_newer = match (known.known, new.known, told) {
             (_, StatusLookup::Purged, _) => true,
             (StatusLookup::Purged, ..) => false,
-            (_, StatusLookup::NotFound, Told::ByRead) if new.version == 0 => true,
+            (_, StatusLookup::NotFound, Told::ByRead | Told::ByReadAnew) if new.version == 0 => true,
             _ => new.version >= known.version,
         };
         is_newer.then(|| Fact { version: new.version.max(known.version), ..new })

@@ -18,8 +18,10 @@ pub(super) struct Entry<T> {
     pub(super) ask_after: i64,
     /// Order in which reads began and updates arrived: an older one never replaces a newer one.
     pub(super) sequence: u64,
-    /// Since which beginning of the feed this is known.
+    /// Since which beginning of the feed this is known, if only that the store does not tell.
     pub(super) epoch: u32,
+    /// Since which one the fact is.
+    pub(super) told_in: u32,
     /// Whether the feed has told all that changed since this was so.
     pub(super) covered: bool,
     /// The store failed when it was last asked.
@@ -30,7 +32,8 @@ impl<T> Entry<T> {
     /// The entry of a tenant of which nothing is known.
     pub(super) fn unknown(sequence: u64, now: Timestamp) -> Self {
         let read_at = now.as_microsecond();
-        Self { fact: None, read_at, ask_after: MUST_ASK, sequence, epoch: 0, covered: false, failing: true }
+        let (ask_after, epoch, told_in) = (MUST_ASK, 0, 0);
+        Self { fact: None, read_at, ask_after, sequence, epoch, told_in, covered: false, failing: true }
     }
 
     /// Whether the store need not be asked at `now`.

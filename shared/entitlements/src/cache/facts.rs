@@ -53,6 +53,8 @@ pub trait Facts: fmt::Debug + Send + Sync + 'static {
 pub enum Told {
     /// The store was read.
     ByRead,
+    /// The store was read since the feed began again, and what is known is from before: the store itself may have gone back.
+    ByReadAnew,
     /// Whoever follows the store's changes said so.
     ByUpdate,
     /// Somebody said so who had read it a while ago, or began to before what is known was so.

@@ -379,8 +379,9 @@ impl<F: Facts> Inner<F> {
         writing.sequence += 1;
         let sequence = writing.sequence;
         writing.reads.insert(org.clone(), Read { sequence, outcome: outcome.clone() });
+        let (inner, org, epoch) = (self.clone(), org.clone(), self.feed.epoch());
         drop(writing);
-        tokio::spawn(UnderWay { inner: self.clone(), org: org.clone(), sequence, began: now }.run(done));
+        tokio::spawn(UnderWay { inner, org, sequence, began: now, epoch }.run(done));
         Settled::After(outcome)
     }
 
@@ -390,7 +391,8 @@ impl<F: Facts> Inner<F> {
         let read_at = read_at.as_microsecond();
         let ask_after = read_at.saturating_add(micros(refresh));
         let epoch = self.feed.epoch();
-        Entry { fact: Some(fact), read_at, ask_after, sequence, epoch, covered: true, failing: false }
+        let (fact, told_in) = (Some(fact), epoch);
+        Entry { fact, read_at, ask_after, sequence, epoch, told_in, covered: true, failing: false }
     }
 
     /// What is known once that was told; none where what was known before stands.
@@ -423,7 +425,13 @@ impl<F: Facts> Inner<F> {
         let read_at = read.began.as_microsecond().saturating_sub(micros(age));
         // A look into the store that began before what is known was so does not contradict it.
         let is_late = known.as_ref().is_none_or(|known| known.read_at <= read_at);
-        let told = if is_late && !is_recalled { Told::ByRead } else { Told::ByMemory };
+        // Nor does one that began before the feed did contradict what is from before that too.
+        let is_anew = read.epoch == self.feed.epoch() && self.feed.has_begun_at(read_at);
+        let told = match &known {
+            _ if is_recalled || !is_late => Told::ByMemory,
+            Some(known) if is_anew && known.told_in != read.epoch => Told::ByReadAnew,
+            Some(_) | None => Told::ByRead,
+        };
         let Some(fact) = self.after(known.as_ref(), new, told) else {
             let message = "it told something older than is known".to_owned();
             return Outcome::Failed(self.give_up(
@@ -436,7 +444,7 @@ impl<F: Facts> Inner<F> {
         let entry = self.entry(fact, read.sequence, read.began);
         // What was so before the feed began may have changed before it did, which the feed does not tell.
         let covered = self.feed.has_begun_at(read_at);
-        let entry = Entry { read_at, covered, ..entry };
+        let entry = Entry { read_at, covered, told_in: read.epoch, ..entry };
         // A read that was overtaken by an invalidation is worth remembering, but the next answer asks again.
         let ask_after = if read.is_current(&writing) { entry.ask_after } else { MUST_ASK };
         self.keep(&read.org, Entry { ask_after, ..entry.clone() });
@@ -491,6 +499,7 @@ struct UnderWay<F: Facts> {
     org: OrgId,
     sequence: u64,
     began: Timestamp,
+    epoch: u32,
 }
 
 impl<F: Facts> UnderWay<F> {

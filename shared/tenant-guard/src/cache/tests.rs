@@ -124,6 +124,49 @@ async fn a_change_that_is_told_counts_at_once_and_an_older_one_never() {
 }
 
 #[tokio::test]
+async fn a_lifecycle_that_was_restored_from_a_backup_is_believed_once_the_feed_began_again() {
+    for later in [Status(Suspended), Purged] {
+        let bench = Bench::new();
+        bench.cache.update(&bench.org, later, 9);
+        bench.put(Status(Active), 4);
+        bench.cache.invalidate(&bench.org);
+        assert_ne!(
+            bench.look().await.map(|answer| answer.0),
+            Ok(Active),
+            "it lags behind, for all that is known"
+        );
+        // Whoever asks while it cannot be reached does not take that from it.
+        bench.cache.invalidate_all();
+        bench.fails(true);
+        assert_ne!(bench.look().await.map(|answer| answer.0), Ok(Active));
+        bench.cache.update(&bench.org, Status(Active), 4);
+        assert_ne!(bench.look().await.map(|answer| answer.0), Ok(Active), "only what is read tells");
+        bench.fails(false);
+        bench.seconds(1);
+        assert_eq!(bench.look().await, Ok((Active, Source::Fresh, 4, 0)));
+        bench.cache.update(&bench.org, Status(Suspended), 5);
+        bench.put(Status(Active), 4);
+        bench.cache.invalidate(&bench.org);
+        assert_eq!(bench.look().await, Ok((Suspended, Source::Stale, 5, 0)), "and goes on from there");
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_began_before_the_feed_did_brings_nothing_older_back() {
+    let bench = Bench::new();
+    bench.cache.update(&bench.org, Status(Suspended), 9);
+    bench.cache.invalidate(&bench.org);
+    bench.put(Status(Active), 4);
+    bench.lifecycle.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let mut asking = Box::pin(bench.look());
+    assert!(asking.as_mut().now_or_never().is_none());
+    tokio::task::yield_now().await;
+    bench.cache.invalidate_all();
+    bench.lifecycle.gate.add_permits(Semaphore::MAX_PERMITS);
+    assert_eq!(asking.await, Ok((Suspended, Source::Stale, 9, 0)));
+}
+
+#[tokio::test]
 async fn a_purge_is_final() {
     let bench = Bench::new();
     bench.cache.update(&bench.org, Status(Purging), 5);
@@ -324,6 +367,8 @@ struct Truth {
     history: Vec<StatusLookup>,
     /// The newest that the cache was told, and its version.
     told: Option<(StatusLookup, u64)>,
+    /// Whether that was before everything was invalidated, so that what is read then is right, whatever it is.
+    is_past: bool,
 }
 
 impl Truth {
@@ -343,7 +388,15 @@ impl Truth {
     fn tell(&mut self, (lookup, version): (StatusLookup, u64)) {
         if self.told.is_none_or(|(known, greatest)| known != Purged && version >= greatest) {
             self.told = Some((lookup, version));
+            self.is_past = false;
         }
+    }
+
+    fn read(&mut self, now: (StatusLookup, u64)) {
+        if std::mem::take(&mut self.is_past) && now.0 != NotFound {
+            self.told = None;
+        }
+        self.tell(now);
     }
 }
 
@@ -357,7 +410,7 @@ proptest! {
     ) {
         let bench = Bench::with(CacheConfig { max_entries, max_remembered, ..CacheConfig::default() });
         let orgs: Vec<OrgId> = (0..4).map(|n| OrgId::parse(&format!("org-{n}")).unwrap()).collect();
-        let mut truths = vec![Truth { history: Vec::new(), told: None }; orgs.len()];
+        let mut truths = vec![Truth { history: Vec::new(), told: None, is_past: false }; orgs.len()];
         let guard = Guard::new(Arc::new(bench.cache.clone()), Arc::new(Nothing))
             .with_policy(OutagePolicy::new(OnOutage::Allow));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -397,7 +450,10 @@ proptest! {
                     bench.lifecycle.organizations.lock().unwrap().insert(orgs[n].clone(), truths[n].ago(by));
                 }
                 Step::Invalidate(n) => bench.cache.invalidate(&orgs[n]),
-                Step::InvalidateAll => bench.cache.invalidate_all(),
+                Step::InvalidateAll => {
+                    bench.cache.invalidate_all();
+                    truths.iter_mut().for_each(|truth| truth.is_past = true);
+                }
                 Step::Confirm => bench.cache.confirm(Duration::ZERO),
                 Step::Fail(now) => {
                     fails = now;
@@ -410,7 +466,7 @@ proptest! {
                     let (answer, decision) = (verdict.status, verdict.decision);
                     if bench.reads() > reads && !fails {
                         let found = bench.lifecycle.organizations.lock().unwrap().get(&orgs[n]).copied();
-                        truths[n].tell(found.unwrap_or((NotFound, 0)));
+                        truths[n].read(found.unwrap_or((NotFound, 0)));
                     }
                     match truths[n].told {
                         Some((Status(Active), version)) => {
