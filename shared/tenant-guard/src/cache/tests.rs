@@ -452,7 +452,9 @@ proptest! {
                 Step::Invalidate(n) => bench.cache.invalidate(&orgs[n]),
                 Step::InvalidateAll => {
                     bench.cache.invalidate_all();
-                    truths.iter_mut().for_each(|truth| truth.is_past = true);
+                    for truth in &mut truths {
+                        truth.is_past = true;
+                    }
                 }
                 Step::Confirm => bench.cache.confirm(Duration::ZERO),
                 Step::Fail(now) => {
