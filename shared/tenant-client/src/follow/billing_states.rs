@@ -13,7 +13,7 @@ use pulse_proto::{
 use pulse_rpc::Channel;
 use tonic::{Status, Streaming};
 
-use super::feed::{Feed, Heard};
+use super::feed::{Feed, Heard, lasting};
 use crate::convert::{self, Told};
 
 /// The stream, and the cache that it is for.
@@ -37,7 +37,7 @@ impl Feed for BillingStates {
     async fn open(&self, resume_token: String) -> Result<Streaming<Self::Message>, Status> {
         let mode = WatchMode::ChangesOnly.into();
         let request = WatchBillingStatesRequest { mode, resume_token, org_ids: Vec::new() };
-        Ok(self.client.clone().watch_billing_states(request).await?.into_inner())
+        Ok(self.client.clone().watch_billing_states(lasting(request)).await?.into_inner())
     }
 
     fn hear(&self, message: Self::Message) -> (Heard, String) {

@@ -5,7 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pulse_proto::watch::v1 as wire;
 use pulse_rpc::convert::try_timestamp;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
+
+/// How long a stream may last, for whatever is on the way to the server and ends a call after the time that it asks for: else
+/// that would be what a call may take that asks for nothing.
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// A stream of changes, and the cache that is told.
 pub(super) trait Feed: Send + Sync + 'static {
@@ -33,6 +37,13 @@ pub(super) trait Feed: Send + Sync + 'static {
 
     /// See [`TenantCache::invalidate_all`](pulse_entitlements::cache::TenantCache::invalidate_all).
     fn invalidate_all(&self);
+}
+
+/// The request for a stream.
+pub(super) fn lasting<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(LONGEST);
+    request
 }
 
 /// What a message was.

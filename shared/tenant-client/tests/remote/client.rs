@@ -8,16 +8,19 @@ use pulse_proto::{
     billing::v1::{EntitlementSource, GetEntitlementsResponse, SubscriptionState},
     lifecycle::v1::{Organization, OrganizationServiceGetOrganizationResponse, OrganizationStatus},
 };
+use pulse_runtime::Shutdown;
 use pulse_tenant_client::TenantClient;
 use pulse_tenant_guard::{
     Decision, DenyReason, Guard, OnOutage, OutagePolicy, Requirement, StatusError, Verdict,
 };
-use pulse_testkit::ManualClock;
+use pulse_testkit::{ManualClock, eventually};
 
 use crate::fake::Fake;
 
 const ENTITLEMENTS: &str = "/pulse.billing.v1.EntitlementService/GetEntitlements";
 const BILLING_STATE: &str = "/pulse.billing.v1.BillingStateService/GetBillingState";
+const ORGANIZATIONS: &str = "/pulse.lifecycle.v1.OrganizationService/WatchOrganizations";
+const BILLING_STATES: &str = "/pulse.billing.v1.EntitlementService/WatchBillingStates";
 const ORGANIZATION: &str = "/pulse.lifecycle.v1.OrganizationService/GetOrganization";
 
 const ALERTING: Requirement<'_> = Requirement::capability("alerting");
@@ -177,4 +180,15 @@ async fn a_tenant_that_is_gone_from_either_is_gone() {
     let world = World::start().await;
     world.billing.fail(ENTITLEMENTS, Reason::OrgNotFound);
     assert_eq!(world.decision(&ALERTING).await, Decision::Deny(DenyReason::OrgNotFound));
+}
+
+#[tokio::test]
+async fn a_stream_asks_for_more_time_than_a_call() {
+    let (world, shutdown) = (World::start().await, Shutdown::new());
+    let _following = world.client.follow(&shutdown);
+    for (fake, path) in [(&world.lifecycle, ORGANIZATIONS), (&world.billing, BILLING_STATES)] {
+        let a_day = Some("86400000m");
+        eventually(Duration::from_secs(5), async || fake.timeout(path).as_deref() == a_day).await;
+    }
+    shutdown.abort();
 }

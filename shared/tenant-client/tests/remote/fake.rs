@@ -27,6 +27,7 @@ pub(crate) struct Fake(Arc<Mutex<Script>>);
 struct Script {
     answers: HashMap<&'static str, Answer>,
     calls: HashMap<String, usize>,
+    timeouts: HashMap<String, String>,
 }
 
 impl Fake {
@@ -58,6 +59,11 @@ impl Fake {
     /// How often `path` was called.
     pub(crate) fn calls(&self, path: &str) -> usize {
         self.0.lock().unwrap().calls.get(path).copied().unwrap_or_default()
+    }
+
+    /// How long the last call of `path` said that it may take.
+    pub(crate) fn timeout(&self, path: &str) -> Option<String> {
+        self.0.lock().unwrap().timeouts.get(path).cloned()
     }
 }
 
@@ -91,9 +97,12 @@ impl Message for Raw {
 
 async fn answer(State(fake): State<Fake>, request: axum::extract::Request) -> Response {
     let answer = {
-        let Script { answers, calls } = &mut *fake.0.lock().unwrap();
+        let Script { answers, calls, timeouts } = &mut *fake.0.lock().unwrap();
         let path = request.uri().path().to_owned();
         let answer = answers.get(path.as_str()).cloned();
+        if let Some(timeout) = request.headers().get("grpc-timeout") {
+            timeouts.insert(path.clone(), timeout.to_str().unwrap().to_owned());
+        }
         *calls.entry(path).or_default() += 1;
         answer.unwrap_or_else(|| Err(Status::unavailable("nothing is answered yet")))
     };
