@@ -1,4 +1,6 @@
-//! Protobuf to and from domain types: `TryFrom` checks, `From` cannot fail.
+//! Protobuf to and from domain types: `TryFrom` checks, `From` cannot fail. `answer` writes what is asked for most.
+
+pub(crate) mod answer;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -32,7 +32,6 @@ use pulse_kernel::{Clock, OsEntropy, SystemClock};
 use pulse_proto::billing::v1::{
     billing_admin_service_server::BillingAdminServiceServer,
     billing_state_service_server::BillingStateServiceServer,
-    entitlement_service_server::EntitlementServiceServer,
 };
 use pulse_rpc::{GrpcServer, Limits, OperatorTokens, server::MAX_MESSAGE_BYTES};
 use pulse_runtime::{Readiness, Shutdown};
@@ -109,10 +108,9 @@ pub async fn serve_at(
         max_in_flight: config.common.max_in_flight.get(),
         request_timeout: config.common.request_timeout,
     };
-    let entitlement = EntitlementServiceServer::new(grpc::entitlement::Entitlement(states.clone()));
     let state = BillingStateServiceServer::new(grpc::billing_state::State(states.clone()));
     let mut server = GrpcServer::new(limits)
-        .add(entitlement.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add(grpc::at_hand::AtHand::new(states.clone()))
         .add(state.max_decoding_message_size(MAX_MESSAGE_BYTES));
     if let Some(tokens) = config.common.admin_tokens_file()? {
         let operators = OperatorTokens::watch(tokens, &shutdown)?;

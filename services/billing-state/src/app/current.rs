@@ -39,6 +39,11 @@ impl Current {
         Self { source, under_way: Arc::default() }
     }
 
+    /// The answer where it is cached.
+    pub(crate) fn at_hand(&self, org: &OrgId) -> Option<Result<Answer, SourceError>> {
+        self.source.cached(org)
+    }
+
     pub(crate) async fn answer(&self, org: &OrgId) -> Result<Answer, SourceError> {
         self.source.answer(org).await
     }

@@ -2,11 +2,13 @@
 //!
 //! | module | serves | for |
 //! |---|---|---|
+//! | [`at_hand`] | `GetEntitlements`, by the shortest way | the same |
 //! | [`entitlement`] | `EntitlementService` | the application and other internal services |
 //! | [`billing_state`] | `BillingStateService` | the provisioner |
 //! | [`admin`] | `BillingAdminService` | operators, in hosted mode |
 
 pub(crate) mod admin;
+pub(crate) mod at_hand;
 pub(crate) mod billing_state;
 pub(crate) mod entitlement;
 
