@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use http::{Request, Response};
+use pulse_tenant_client::gateway::{Gatekeeper, Question};
 use pulse_tenant_guard::{
-    Guard, Requirement,
+    Guard, OnOutage, Requirement,
     layer::{GuardLayer, ORG_ID_HEADER},
 };
 use tonic::body::Body;
@@ -37,8 +38,11 @@ const PATH: &str = "/acme.hosts.v1.HostService/AddHost";
 pub(super) fn run(effort: Effort) -> Result<Vec<Figure>> {
     let caches = Caches::with(TENANTS)?;
     let guard = Guard::new(Arc::new(caches.statuses.clone()), Arc::new(caches.entitlements.clone()));
+    let statuses = Arc::new(caches.statuses.clone());
+    let gatekeeper = Gatekeeper::new(statuses, Arc::new(caches.entitlements.clone()));
+    let questions = questions(&caches)?;
     let layer = GuardLayer::grpc(guard.clone()).require(PATH, ASKED);
-    let (mut by_id, mut by_text) = (Vec::new(), Vec::new());
+    let (mut by_id, mut by_text, mut by_gateway) = (Vec::new(), Vec::new(), Vec::new());
     let (mut with, mut without, mut layered) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.runs {
         caches.confirm();
@@ -52,6 +56,15 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Figure>> {
         by_text.push(decisions(effort, || {
             let text = ids.next().map(|org| black_box(org.as_str()));
             text.and_then(|org| guard.find_cached(org, &ASKED)).is_some_and(|it| it.decision.is_allowed())
+        })?);
+        let mut questions = questions.iter().cycle();
+        by_gateway.push(decisions(effort, || {
+            let mut context = Context::from_waker(Waker::noop());
+            let mut ask = |question| match pin!(gatekeeper.ask(question)).poll(&mut context) {
+                Poll::Ready(answer) => answer.is_ok(),
+                Poll::Pending => false,
+            };
+            questions.next().is_some_and(|question| ask(black_box(question)))
         })?);
         let (guarded, bare) = calls(effort, &caches, &layer)?;
         let (light, light_bare) = calls(effort, &caches, &layer.clone().without_verdict())?;
@@ -68,7 +81,22 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Figure>> {
         Figure::new("the decision: Guard::check_cached", "ns", by_id).with_goal(Goal::AtMost(300.0)),
         Figure::new("the decision by the text of an id: Guard::find_cached", "ns", by_text)
             .with_goal(Goal::AtMost(300.0)),
+        Figure::new(
+            "the same for a gateway, with the headers that it passes on: Gatekeeper::ask",
+            "ns",
+            by_gateway,
+        )
+        .with_goal(Goal::AtMost(300.0)),
     ])
+}
+
+/// What gateways ask about the same tenants.
+fn questions(caches: &Caches) -> Result<Vec<Question>> {
+    let question = |org: &pulse_kernel::OrgId| {
+        Question::parse(Some(org.as_str()), Some("alerting"), Some("monitored_hosts:1"), OnOutage::Allow)
+            .map_err(|refusal| anyhow::anyhow!("a question is refused: {refusal:?}"))
+    };
+    caches.ids.iter().map(question).collect()
 }
 
 /// Nanoseconds of a decision that lets in.

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 use pulse_entitlements::{Catalog, cache::CacheConfig};
 use pulse_kernel::{OrgId, SystemClock};
 use pulse_proto::{
@@ -28,7 +28,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    measure::{Effort, percentile},
+    measure::{Effort, count, percentile, process_time},
     report::{Figure, Goal},
     tenants,
 };
@@ -75,9 +75,9 @@ enum Change {
 pub(super) async fn run(effort: Effort) -> Result<Vec<Figure>> {
     allow_many_connections()?;
     let scene = Scene::with(effort.watchers).await?;
-    let suspension = scene.measure(effort, Change::Suspend, Change::Unsuspend).await?;
+    let suspension = scene.measure(effort, Service::Lifecycle, Change::Suspend, Change::Unsuspend).await?;
     let bill = (Change::Bill(SubscriptionState::Suspended), Change::Bill(SubscriptionState::Active));
-    let billing = scene.measure(effort, bill.0, bill.1).await?;
+    let billing = scene.measure(effort, Service::BillingState, bill.0, bill.1).await?;
     scene.shutdown.abort();
     Ok(suspension.figures("suspension").into_iter().chain(billing.figures("billing state")).collect())
 }
@@ -93,20 +93,26 @@ fn allow_many_connections() -> Result<()> {
 struct Delays {
     since_answer: Vec<Vec<f64>>,
     since_call: Vec<Vec<f64>>,
+    /// Microseconds of the processor for each consumer that was told something: of the service, and of the consumer.
+    telling: Vec<f64>,
+    hearing: Vec<f64>,
 }
 
 impl Delays {
-    fn figures(&self, of: &str) -> [Figure; 4] {
+    fn figures(&self, of: &str) -> [Figure; 6] {
         let figure = |what: &str, runs: &[Vec<f64>], share| {
             let runs = runs.iter().map(|delays| percentile(delays, share)).collect();
             Figure::new(format!("{of}: {what}"), "ms", runs)
         };
+        let processor = |what: &str, runs: &[f64]| Figure::new(format!("{of}: {what}"), "µs", runs.to_vec());
         [
             figure("refused after the operator's answer, p50", &self.since_answer, 0.5),
             figure("refused after the operator's answer, p99", &self.since_answer, 0.99)
                 .with_goal(Goal::AtMost(10.0)),
             figure("refused after the operator's call, with its commit, p50", &self.since_call, 0.5),
             figure("refused after the operator's call, with its commit, p99", &self.since_call, 0.99),
+            processor("processor time of the service for each consumer told", &self.telling),
+            processor("processor time of each consumer, and of looking at it", &self.hearing),
         ]
     }
 }
@@ -129,10 +135,12 @@ impl Scene {
     }
 
     /// Closes and opens the tenant again and again. How long it took everybody to refuse is what counts.
-    async fn measure(&self, effort: Effort, close: Change, open: Change) -> Result<Delays> {
+    async fn measure(&self, effort: Effort, service: Service, close: Change, open: Change) -> Result<Delays> {
         let mut delays = Delays::default();
         for _ in 0..effort.runs {
             let (mut since_answer, mut since_call) = (Vec::new(), Vec::new());
+            let processes = [self.system.pid(service), std::process::id()];
+            let before = processes.map(process_time);
             for _ in 0..effort.changes {
                 let begun = Instant::now();
                 let (answered, seen) = tokio::join!(self.change(close), self.until_all(false));
@@ -146,6 +154,14 @@ impl Scene {
                 self.change(open).await?;
                 self.until_all(true).await?;
             }
+            // Each was told that the tenant was closed, and that it was opened.
+            let told = count(2 * effort.changes * self.consumers.len());
+            let mut times = [0.0; 2];
+            for ((time, pid), before) in times.iter_mut().zip(processes).zip(before) {
+                *time = process_time(pid)?.saturating_sub(before?).as_secs_f64() * 1e6 / told;
+            }
+            delays.telling.push(times[0]);
+            delays.hearing.push(times[1]);
             delays.since_answer.push(since_answer);
             delays.since_call.push(since_call);
         }
@@ -194,9 +210,12 @@ impl Scene {
         let mut waiting: Vec<&Consumer> = self.consumers.iter().collect();
         let mut seen = Vec::with_capacity(waiting.len());
         while !waiting.is_empty() {
+            let mut to_ask = Vec::new();
             waiting.retain(|consumer| {
-                // What is not at hand has to be asked for, and that is no answer yet.
                 let verdict = consumer.guard.check_cached(&self.org, &ASKED);
+                if verdict.is_none() {
+                    to_ask.push(*consumer);
+                }
                 let done = verdict.is_some_and(|verdict| verdict.decision.is_allowed() == let_in);
                 if done {
                     seen.push(Instant::now());
@@ -204,6 +223,8 @@ impl Scene {
                 !done
             });
             ensure!(begun.elapsed() < PATIENCE, "{}", self.missed(&waiting, let_in));
+            // Who lost a stream, or has not heard for long that it is alive, asks; the next look sees what it was told.
+            join_all(to_ask.iter().map(|consumer| consumer.guard.check(&self.org, &ASKED))).await;
             sleep(PAUSE).await;
         }
         Ok(seen)
