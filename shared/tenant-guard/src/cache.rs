@@ -89,6 +89,14 @@ impl Facts for Statuses {
         }
     }
 
+    fn closes(&self, fact: &Fact) -> bool {
+        match fact.known {
+            StatusLookup::Status(OrganizationStatus::Active | OrganizationStatus::Provisioning) => false,
+            StatusLookup::Status(_) | StatusLookup::Purged => true,
+            StatusLookup::NotFound => fact.version > 0,
+        }
+    }
+
     /// Who is not there yet may be at any moment, and waits for it.
     fn refresh(&self, fact: &Fact, usual: Duration) -> Duration {
         match fact.known {
@@ -136,6 +144,11 @@ impl StatusCache {
     /// does not undo it. A version older than the one that is known is ignored, and so is any after a purge.
     pub fn update(&self, org: &OrgId, lookup: StatusLookup, version: u64) {
         self.0.update(org, (lookup, version));
+    }
+
+    /// The same for a change that a feed tells, of whatever tenant; see [`TenantCache::tell`].
+    pub fn tell(&self, org: &OrgId, lookup: StatusLookup, version: u64) {
+        self.0.tell(org, (lookup, version));
     }
 
     /// The next answer about this tenant asks the store; until it has answered, what is known stays known.

@@ -29,6 +29,9 @@ pub trait Facts: fmt::Debug + Send + Sync + 'static {
     /// Whether a tenant of which this is forgotten could be let do more than it may.
     fn must_be_remembered(&self, fact: &Self::Fact) -> bool;
 
+    /// Whether it closes the tenant, so that whoever hears of it had better know at once.
+    fn closes(&self, fact: &Self::Fact) -> bool;
+
     /// Whether the fact still holds at `now`, by time alone.
     fn holds_at(&self, fact: &Self::Fact, now: Timestamp) -> bool {
         let _ = (fact, now);

@@ -7,6 +7,7 @@
 //! | `entry` | one tenant in the cache, and for how long it counts; pure |
 //! | `feed` | until when a change feed vouches for what is cached |
 //! | `memory` | what survives eviction |
+//! | `passed` | which changes were told of tenants of which nothing was known |
 //! | `counts` | what is counted, and how it is told |
 //!
 //! How a tenant is looked up:
@@ -21,7 +22,7 @@
 //! Reads and updates are numbered in the order in which they begin; an entry is only ever replaced by one with a
 //! higher number, so a slow read never undoes an update that overtook it.
 //!
-//! Whoever follows a change feed tells the cache of every change ([`TenantCache::update`]), how far the feed is whole
+//! Whoever follows a change feed tells the cache of every change ([`TenantCache::tell`]), how far the feed is whole
 //! ([`TenantCache::confirm`]), that it broke ([`TenantCache::lost`]), and that something may have been missed
 //! ([`TenantCache::invalidate_all`]). While the feed is whole, nothing that it covers is read again.
 
@@ -30,6 +31,7 @@ mod entry;
 mod facts;
 mod feed;
 mod memory;
+mod passed;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +55,7 @@ use self::{
     entry::{Entry, MUST_ASK, micros},
     feed::Feed,
     memory::{Evicted, Remembered},
+    passed::Passed,
 };
 
 /// Settings of a cache of tenants.
@@ -140,6 +143,7 @@ struct Inner<F: Facts> {
 #[derive(Debug)]
 struct Writing<T> {
     reads: HashMap<OrgId, Read<T>>,
+    passed: Passed,
     sequence: u64,
 }
 
@@ -174,7 +178,7 @@ impl<F: Facts> TenantCache<F> {
             silence: config.silence.max(config.refresh),
             ..config
         };
-        let writing = Mutex::new(Writing { reads: HashMap::new(), sequence: 0 });
+        let writing = Mutex::new(Writing { reads: HashMap::new(), passed: Passed::default(), sequence: 0 });
         let (feed, counts) = (Feed::default(), Arc::default());
         Self(Arc::new(Inner { facts, store, clock, config, cache, remembered, feed, counts, writing }))
     }
@@ -221,7 +225,13 @@ impl<F: Facts> TenantCache<F> {
     /// Takes over a change that the caller knows to be committed: the next answer has it, and a read that began before
     /// does not undo it. What is older than what is known is ignored; see [`Facts::after`].
     pub fn update(&self, org: &OrgId, lookup: F::Lookup) {
-        self.0.update(org, lookup);
+        self.0.update(org, lookup, |_| true);
+    }
+
+    /// The same for a change that a feed tells, of whatever tenant: it is taken over where anything is known of the tenant, or
+    /// is being read, or where it closes it. Any other tenant is asked about when it is needed.
+    pub fn tell(&self, org: &OrgId, lookup: F::Lookup) {
+        self.0.update(org, lookup, |fact| self.0.facts.closes(fact));
     }
 
     /// The next answer about this tenant asks the store; until it has answered, what is known stays known.
@@ -403,11 +413,17 @@ impl<F: Facts> Inner<F> {
         }
     }
 
-    fn update(&self, org: &OrgId, lookup: F::Lookup) {
+    /// Takes over a change, of a tenant of which nothing is known where the change `matters`.
+    fn update(&self, org: &OrgId, lookup: F::Lookup, matters: impl FnOnce(&F::Fact) -> bool) {
         let mut writing = self.writing();
         let now = self.clock.now();
         let told = self.facts.learn(org, lookup, now);
-        let Some(fact) = self.after(self.last_known(org).as_ref(), told, Told::ByUpdate) else { return };
+        let known = self.last_known(org);
+        if known.is_none() && !writing.reads.contains_key(org) && !matters(&told) {
+            writing.passed.note(org, now.as_microsecond());
+            return;
+        }
+        let Some(fact) = self.after(known.as_ref(), told, Told::ByUpdate) else { return };
         writing.sequence += 1;
         writing.reads.remove(org);
         self.keep(org, self.entry(fact, writing.sequence, now));
@@ -442,8 +458,10 @@ impl<F: Facts> Inner<F> {
             ));
         };
         let entry = self.entry(fact, read.sequence, read.began);
-        // What was so before the feed began may have changed before it did, which the feed does not tell.
-        let covered = self.feed.has_begun_at(read_at);
+        // What was so before the feed began may have changed before it did, which the feed does not tell; and what it told was
+        // passed over as long as nothing was known.
+        let covered =
+            self.feed.has_begun_at(read_at) && !writing.passed.may_have_been_since(&read.org, read_at);
         let entry = Entry { read_at, covered, told_in: read.epoch, ..entry };
         // A read that was overtaken by an invalidation is worth remembering, but the next answer asks again.
         let ask_after = if read.is_current(&writing) { entry.ask_after } else { MUST_ASK };

@@ -57,6 +57,10 @@ impl Facts for Numbers {
         number % 2 == 1
     }
 
+    fn closes(&self, number: &u64) -> bool {
+        self.must_be_remembered(number)
+    }
+
     /// Zero is expected to change soon.
     fn refresh(&self, number: &u64, usual: Duration) -> Duration {
         if *number == 0 { Duration::from_secs(5) } else { usual }
@@ -288,6 +292,43 @@ async fn the_feed_does_not_vouch_for_a_look_into_the_store_that_was_joined_and_b
     bench.seconds(59);
     bench.cache.confirm(Duration::ZERO);
     assert_eq!(bench.look().await, (Some(4), 0, 'C'), "and this began after the feed did");
+}
+
+#[tokio::test]
+async fn a_feed_fills_the_cache_with_nobody_who_is_open_and_was_not_asked_for() {
+    let bench = Bench::new(2);
+    bench.cache.invalidate_all();
+    bench.seconds(10);
+    for number in 0..20_000_u64 {
+        bench.cache.tell(&OrgId::parse(&format!("org-{number}")).unwrap(), 2);
+    }
+    bench.cache.tell(&org(), 4);
+    assert!(bench.cache.is_empty());
+    bench.cache.tell(&OrgId::parse("closed").unwrap(), 3);
+    assert_eq!(bench.cache.len(), 1);
+
+    // Whoever remembers what was so before that is not vouched for.
+    bench.store.age.store(5, Ordering::SeqCst);
+    bench.store.recalls.store(true, Ordering::SeqCst);
+    assert_eq!(bench.look().await, (Some(2), 5, 'R'));
+    bench.put(4);
+    bench.seconds(60);
+    bench.cache.confirm(Duration::ZERO);
+    assert_eq!(bench.look().await, (Some(4), 0, 'R'));
+    bench.cache.tell(&org(), 6);
+    assert_eq!(bench.look().await, (Some(6), 0, 'C'), "it is known now");
+}
+
+#[tokio::test]
+async fn what_is_told_while_the_tenant_is_read_is_not_undone_by_the_read() {
+    let bench = Bench::new(2);
+    bench.store.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let mut asking = Box::pin(bench.look());
+    assert!(asking.as_mut().now_or_never().is_none());
+    bench.cache.tell(&org(), 4);
+    bench.store.gate.add_permits(Semaphore::MAX_PERMITS);
+    assert_eq!(asking.await, (Some(4), 0, 'R'));
+    assert_eq!(bench.look().await, (Some(4), 0, 'C'));
 }
 
 #[tokio::test]

@@ -115,6 +115,14 @@ impl Facts for Billing {
         }
     }
 
+    fn closes(&self, fact: &Fact) -> bool {
+        match &fact.known {
+            Known::Purged => true,
+            Known::Tenant(known) => known.is_locked(),
+            Known::NotStored(_) => false,
+        }
+    }
+
     fn holds_at(&self, fact: &Fact, now: Timestamp) -> bool {
         match &fact.known {
             Known::Tenant(known) | Known::NotStored(known) => known.holds_at(now),

@@ -70,6 +70,11 @@ impl DatabaseSource {
         self.0.update(org, lookup);
     }
 
+    /// The same for a change that a feed tells, of whatever tenant; see [`TenantCache::tell`].
+    pub fn tell(&self, org: &OrgId, lookup: Lookup) {
+        self.0.tell(org, lookup);
+    }
+
     /// The next answer asks the store; until it has answered, what is known stays known.
     pub fn invalidate(&self, org: &OrgId) {
         self.0.invalidate(org);

@@ -44,7 +44,7 @@ impl Feed for BillingStates {
         let heard = match message.event {
             Some(Event::Changed(change)) => match convert::billing_state_change(&change) {
                 Some(Told { org, now: Some(lookup), at }) => {
-                    self.entitlements.update(&org, lookup);
+                    self.entitlements.tell(&org, lookup);
                     Heard::Changed(at)
                 }
                 Some(Told { org, now: None, at }) => {

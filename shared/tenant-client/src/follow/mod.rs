@@ -11,7 +11,7 @@
 //! | `metrics` | what is counted |
 //!
 //! Only changes are asked for, never what there is: a tenant is asked about when it is needed, so that a consumer's memory does
-//! not grow with the number of tenants. From then on the cache hears of the tenant what changes, and with every heartbeat that
+//! not grow with the number of tenants that are open. From then on the cache hears of the tenant what changes, and with every heartbeat that
 //! nothing else did, as of the heartbeat's age before it came. What is known then need not be asked for again.
 //!
 //! How certain a consumer may be of what it knows:

@@ -44,7 +44,7 @@ impl Feed for Organizations {
         let heard = match message.event {
             Some(Event::Changed(change)) => match convert::organization_change(&change) {
                 Some(Told { org, now: Some((lookup, version)), at }) => {
-                    self.statuses.update(&org, lookup, version);
+                    self.statuses.tell(&org, lookup, version);
                     Heard::Changed(at)
                 }
                 Some(Told { org, now: None, at }) => {

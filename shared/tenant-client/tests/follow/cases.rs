@@ -139,6 +139,8 @@ async fn a_trial_is_over_at_that_second_whether_anybody_says_so_or_not() {
     for id in ["acme", "other"] {
         world.store.set_status(id, Statuses::Active);
         world.changed(id);
+        // What is not known of is not told either.
+        world.subscription(id).await;
         let (state, now) = (SubscriptionState::Trial, world.clock.now());
         world.store.set_plan(id, "trial", Some(now + Duration::from_secs(100)));
         world.changed(id);
