@@ -64,9 +64,9 @@ async fn hear(mut messages: Messages<Standing>, statuses: &StatusCache) {
         match message.event {
             Event::Changed(change) => match &change.now {
                 Now::State { version, state } => {
-                    statuses.update(&change.org, StatusLookup::Status(state.status.into()), *version);
+                    statuses.tell(&change.org, StatusLookup::Status(state.status.into()), *version);
                 }
-                Now::Gone => statuses.update(&change.org, StatusLookup::Purged, 0),
+                Now::Gone => statuses.tell(&change.org, StatusLookup::Purged, 0),
                 Now::Unreadable => statuses.invalidate(&change.org),
             },
             // What was known before the stream began may have changed before it did.
