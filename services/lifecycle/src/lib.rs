@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 
 pub use crate::config::{Config, LifecycleSettings};
 use crate::{
-    app::{Organizations, reaper::Reaper},
+    app::{Organizations, reaper::Reaper, status::Authority},
     store::{PostgresStore, SqliteStore, Store, postgres::SCHEMA},
 };
 
@@ -154,7 +154,7 @@ fn gatekeeper(
     entitlements.report(&meter, "lifecycle_entitlements");
     // Whether it does is told by metrics; what is not heard of is asked for.
     let _ = follow_billing_states(billing_state, entitlements.clone(), clock, shutdown);
-    Ok(Gatekeeper::new(Arc::new(statuses.clone()), Arc::new(entitlements)))
+    Ok(Gatekeeper::new(Arc::new(Authority(statuses.clone())), Arc::new(entitlements)))
 }
 
 /// What this process calls itself among its replicas.

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`mod@test`] | `cargo xtask test`: every check there is, a file each |
-//! | [`bench`] | `cargo xtask bench`: what the system costs, against what it could cost |
+//! | [`mod@bench`] | `cargo xtask bench`: what the system costs, against what it could cost |
 //! | [`tools`] | the programs that the checks need: their versions, and how a machine gets them |
 //! | [`run`] | running a program with its output shown |
 //! | [`workspace`] | where things are |

@@ -50,7 +50,9 @@ async fn nginx_lets_in_by_capability_and_limit_as_billing_changes(plan: Plan) {
     let org_id = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let gateway = Gateway::nginx(&system).await;
     let _ = gateway.ask(&system, org_id, "/alerts/", &[]).await.expect(200);
-    refused(gateway.ask(&system, org_id, "/hosts/11/", &[]).await, 403, "limit_exceeded");
+    for path in ["/hosts/11/", "/hosts/11", "//hosts/11", "/alerts/../hosts/11/7"] {
+        refused(gateway.ask(&system, org_id, path, &[]).await, 403, "limit_exceeded");
+    }
 
     let bare = json!({
         "subscription_state": "active", "plan_version": "bare", "capabilities": [], "limits": { "monitored_hosts": 11 },
@@ -158,7 +160,9 @@ async fn caddy_refuses_a_suspended_tenant_and_lets_it_back_in_and_believes_no_cl
     for name in ["x-pulse-capability", "x-pulse-deny-reason"] {
         assert_eq!(got(&answer, name), [""; 0], "{answer}");
     }
-    refused(gateway.ask(&system, org_id, "/hosts/11/", &[]).await, 403, "limit_exceeded");
+    for path in ["/hosts/11/", "/hosts/11", "//hosts/11", "/alerts/../hosts/11/7"] {
+        refused(gateway.ask(&system, org_id, path, &[]).await, 403, "limit_exceeded");
+    }
     refused(gateway.ask(&system, "-acme", "/", &lies).await, 403, "invalid_org_id");
 
     let _ = system.admin().suspend(org_id, "chargeback").await.expect(200);

@@ -10,7 +10,10 @@ use futures::StreamExt as _;
 use pulse_kernel::OrgId;
 use pulse_rpc::watch::{Event, Messages, Now, WatchRequest};
 use pulse_runtime::Shutdown;
-use pulse_tenant_guard::{OrganizationStatus, StatusCache, StatusLookup, StatusStore, StatusStoreError};
+use pulse_tenant_guard::{
+    OrganizationStatus, StatusAnswer, StatusCache, StatusError, StatusLookup, StatusSource, StatusStore,
+    StatusStoreError,
+};
 
 use super::{
     Organizations,
@@ -73,6 +76,29 @@ async fn hear(mut messages: Messages<Standing>, statuses: &StatusCache) {
             Event::Synced | Event::Reset(_) => statuses.invalidate_all(),
             Event::Heartbeat(heartbeat) => statuses.confirm(heartbeat.age),
         }
+    }
+}
+
+/// Statuses for whoever decides here. There is nobody else to ask: of whom nothing is known while the store is away, as after a
+/// start, the store may well say that it is closed, and so nobody is let in unseen.
+#[derive(Debug, Clone)]
+pub(crate) struct Authority(pub(crate) StatusCache);
+
+#[async_trait]
+impl StatusSource for Authority {
+    async fn status(&self, org: &OrgId) -> Result<StatusAnswer, StatusError> {
+        self.0.status(org).await.map_err(|error| match error {
+            StatusError::Unknown | StatusError::Forgotten => StatusError::Forgotten,
+            StatusError::NotFound => StatusError::NotFound,
+        })
+    }
+
+    fn cached(&self, org: &OrgId) -> Option<Result<StatusAnswer, StatusError>> {
+        self.0.cached(org)
+    }
+
+    fn find(&self, org: &str) -> Option<(OrgId, Result<StatusAnswer, StatusError>)> {
+        self.0.find(org)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     operations::Order,
     reaper::{Reaped, Reaper},
     refresh_whenever,
+    status::Authority,
     tenancy::NewOrganization,
 };
 use crate::{
@@ -158,6 +159,16 @@ async fn a_decision_goes_by_the_later_change_although_the_earlier_one_is_told_af
     assert_eq!(known(&world, "acme"), Ok(OrganizationStatus::Suspended));
     shutdown.trigger();
     shutdown.wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_start_nobody_is_let_in_unseen_while_the_store_is_away() {
+    let world = World::new().await;
+    world.store.close().await;
+    let statuses = world.organizations.statuses();
+    assert_eq!(statuses.status(&org("acme")).await, Err(StatusError::Unknown));
+    // Which counts as active elsewhere; this never does.
+    assert_eq!(Authority(statuses.clone()).status(&org("acme")).await, Err(StatusError::Forgotten));
 }
 
 #[tokio::test]
