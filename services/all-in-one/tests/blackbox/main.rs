@@ -23,32 +23,14 @@
 //! | `grpc_clients` | grpcurl and a client in Python |
 //! | `documents` | the README's commands, the OpenAPI document |
 //!
-//! `gateway` is what the two about gateways have in common.
+//! `gateway` is what those about gateways have in common; `shapes` makes tests of scenarios.
 //!
 //! Most scenarios run three times: against the five services in one process, against five processes, and against two replicas
 //! of every service over PostgreSQL.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-/// Makes a test for each of these shapes of the system out of scenarios that take a plan.
-macro_rules! in_shapes {
-    ([$($shape:ident),*], $scenarios:tt) => { $(in_shapes!($shape, $scenarios);)* };
-    ($shape:ident, ($($scenario:ident),* $(,)?)) => {
-        mod $shape {
-            use pulse_testkit::system::System;
-            $(#[tokio::test] async fn $scenario() { super::$scenario(System::$shape()).await; })*
-        }
-    };
-}
-
-/// For what is the same wherever the data is kept.
-macro_rules! in_every_shape {
-    ($($scenarios:tt)*) => { in_shapes!([all_in_one, five_processes, replicated], ($($scenarios)*)); };
-}
-
-/// For what is about the files of the embedded stores.
-macro_rules! in_embedded_shapes {
-    ($($scenarios:tt)*) => { in_shapes!([all_in_one, five_processes], ($($scenarios)*)); };
-}
+#[macro_use]
+mod shapes;
 
 mod billing;
 mod billing_files;

@@ -15,7 +15,7 @@ use pulse_proto::{
     },
 };
 use pulse_testkit::{
-    eventually,
+    Proxy, eventually,
     system::{Answer, Metrics, Plan, Service, System},
 };
 use serde_json::json;
@@ -250,17 +250,17 @@ async fn close_at_the_source(system: &System, suspended: &str, expired: &str) {
     BillingAdminServiceClient::new(billing).set_billing_state(expire).await.unwrap();
 }
 
-#[tokio::test]
-async fn what_changes_while_the_edge_is_cut_off_is_known_when_it_is_back() {
+/// Two tenants are closed while every edge is kept from both services, and known to be when that is over.
+async fn what_changes_meanwhile_is_known_afterwards(keep_away: impl AsyncFn(&Proxy)) {
     let system = prepared(System::replicated()).start().await;
     let suspended = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
     let expired = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
     until_told(&system, suspended).await;
     until_told(&system, expired).await;
-    let services = [Service::Lifecycle, Service::BillingState];
+    let networks = [Service::Lifecycle, Service::BillingState].map(|service| system.network_to(service));
     let cut_off = Instant::now();
-    for service in services {
-        system.network_to(service).cut().await;
+    for network in networks {
+        keep_away(network).await;
     }
     close_at_the_source(&system, suspended, expired).await;
     for edge in edges(&system) {
@@ -269,35 +269,19 @@ async fn what_changes_while_the_edge_is_cut_off_is_known_when_it_is_back() {
             assert_eq!(decide(&system, edge, tenant).await, allow(), "it cannot know");
         }
     }
-    for service in services {
-        system.network_to(service).heal().await;
+    for network in networks {
+        network.heal().await;
     }
     until(&system, suspended, &deny("org_suspended"), SOON).await;
     until(&system, expired, &deny("subscription_inactive"), SOON).await;
 }
 
 #[tokio::test]
+async fn what_changes_while_the_edge_is_cut_off_is_known_when_it_is_back() {
+    what_changes_meanwhile_is_known_afterwards(Proxy::cut).await;
+}
+
+#[tokio::test]
 async fn silence_is_taken_for_peace_for_a_few_seconds_only() {
-    let system = prepared(System::replicated()).start().await;
-    let suspended = &system.new_tenant("ann@example.com", PASSWORD, "Acme").await;
-    let expired = &system.new_tenant("bob@example.com", PASSWORD, "Brick").await;
-    until_told(&system, suspended).await;
-    until_told(&system, expired).await;
-    let services = [Service::Lifecycle, Service::BillingState];
-    let cut_off = Instant::now();
-    for service in services {
-        system.network_to(service).freeze().await;
-    }
-    close_at_the_source(&system, suspended, expired).await;
-    for edge in edges(&system) {
-        for tenant in [suspended, expired] {
-            says_how_old(&system, edge, tenant, cut_off).await;
-            assert_eq!(decide(&system, edge, tenant).await, allow(), "it cannot know");
-        }
-    }
-    for service in services {
-        system.network_to(service).heal().await;
-    }
-    until(&system, suspended, &deny("org_suspended"), SOON).await;
-    until(&system, expired, &deny("subscription_inactive"), SOON).await;
+    what_changes_meanwhile_is_known_afterwards(Proxy::freeze).await;
 }
